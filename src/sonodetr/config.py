@@ -1,0 +1,294 @@
+"""Everything a run can be told, as frozen typed objects; YAML in and out. Imports no torch.
+
+A YAML file names only what differs from the defaults; `section.key=value` words on the command line
+come on top. `${NAME}` and `${NAME:-default}` in a value are replaced from the environment.
+"""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sonodetr.files import InputError, closest, existing_file
+
+
+class Section(BaseModel):
+    """Base of all sections: values cannot change later, unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class SplitConfig(Section):
+    """How recordings are divided. Recordings, patients and groups of near-identical stills stay whole."""
+
+    folds: int = Field(3, ge=2, description="number of parts the groups are dealt into")
+    test_fold: int = Field(0, ge=0, description="the part held out for the test, 0 to folds - 1")
+    validation_fraction: float = Field(
+        0.15, gt=0, lt=1, description="share of the rest that chooses checkpoint and threshold"
+    )
+    similarity: float = Field(
+        0.9, gt=0, le=1, description="stills whose correlation reaches this stay in one part"
+    )
+    test_frames: tuple[tuple[int, int], ...] = Field(
+        (), description="within-video check: first and last frame of each held-out stretch"
+    )
+    validation_frames: tuple[tuple[int, int], ...] = Field(
+        (), description="within-video check: first and last frame of each validation stretch"
+    )
+    border_frames: int = Field(
+        10, ge=0, description="within-video check: frames dropped beside each held-out stretch"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SplitConfig":
+        if self.test_fold >= self.folds:
+            raise ValueError(f"test_fold {self.test_fold} must be below folds {self.folds}")
+        if bool(self.test_frames) != bool(self.validation_frames):
+            raise ValueError("test_frames and validation_frames must be given together")
+        return self
+
+
+class AugmentConfig(Section):
+    """Random changes of a training clip, the same for all its frames. 0 switches one off."""
+
+    flip: float = Field(0.5, ge=0, le=1, description="chance of a left-right mirror")
+    zoom: float = Field(1.5, ge=1, description="largest depth zoom in or out, as a factor")
+    stretch: float = Field(1.15, ge=1, description="largest change of the aspect, as a factor")
+    shift: float = Field(0.15, ge=0, lt=1, description="largest shift, as a share of the picture")
+    rotate_deg: float = Field(8.0, ge=0, le=45, description="largest rotation in degrees")
+    gain: float = Field(0.25, ge=0, lt=1, description="largest change of brightness, 1 = full scale")
+    dynamic_range: float = Field(1.5, ge=1, description="largest change of contrast, as a factor")
+    gain_curve: float = Field(0.2, ge=0, lt=1, description="largest time-gain error along the depth")
+    speckle: float = Field(0.15, ge=0, le=1, description="largest relative strength of added speckle")
+    shadow: float = Field(0.2, ge=0, le=1, description="chance of an acoustic shadow")
+
+
+class DataConfig(Section):
+    """Which frames, in which shape."""
+
+    path: str = Field("", description="folder or annotation file, in any format that is read")
+    images: str = Field("", description="folder of the pictures, where not beside the annotations")
+    on_bad_label: Literal["error", "skip"] = Field("error", description="stop at a bad label, or skip it")
+    image_size: tuple[int, int] = Field((256, 256), description="height and width the model sees, in pixels")
+    channels: Literal[1, 3] = Field(1, description="1 for grey, 3 for colour")
+    clip_frames: int = Field(1, ge=1, description="frames a clip, ending at the labelled one")
+    clip_step: int = Field(1, ge=1, description="distance between the frames of a clip")
+    region: Literal["auto", "full"] = Field(
+        "auto", description="auto: only the ultrasound picture (from the file, or found); full: whole frames"
+    )
+    split: SplitConfig = SplitConfig()
+    augment: AugmentConfig = AugmentConfig()
+
+
+class BackboneConfig(Section):
+    """The network that turns a picture into features."""
+
+    name: Literal["compact", "resnet", "efficientnet_lite0", "huggingface"] = Field(
+        "compact", description="compact: our own small one; the others can carry ImageNet weights"
+    )
+    width: int = Field(32, ge=8, description="compact, resnet: channels of the first stage")
+    depths: tuple[int, ...] = Field((1, 2, 2, 1), description="compact, resnet: blocks in each of four stages")
+    bottleneck: bool = Field(False, description="resnet: bottleneck blocks, as in ResNet-50")
+    stride: Literal[8, 16, 32] = Field(16, description="input pixels a token, along each side")
+    pretrained: bool = Field(False, description="start from ImageNet weights, where the backbone has them")
+    path: str = Field("", description="huggingface: folder or hub name of the backbone")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "BackboneConfig":
+        if (self.name == "huggingface") != bool(self.path):
+            raise ValueError("path is needed with name: huggingface, and only there")
+        if len(self.depths) != 4 or min(self.depths) < 1:
+            raise ValueError(f"depths {self.depths} must be four numbers of at least 1")
+        if self.pretrained and self.name not in ("efficientnet_lite0", "huggingface"):
+            raise ValueError(f"there are no ImageNet weights for {self.name}; use efficientnet_lite0 or huggingface")
+        return self
+
+
+class ModelConfig(Section):
+    """The detection transformer (docs/method.md)."""
+
+    backbone: BackboneConfig = BackboneConfig()
+    hidden_dim: int = Field(128, ge=16, description="width of the transformer")
+    num_heads: int = Field(8, ge=1, description="attention heads")
+    encoder_layers: int = Field(2, ge=0, description="encoder layers")
+    decoder_layers: int = Field(3, ge=1, description="decoder layers")
+    feedforward_dim: int = Field(512, ge=16, description="width inside the feed-forward blocks")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in the feed-forward blocks and residuals")
+    queries: Literal["anchor", "learned"] = Field(
+        "anchor", description="anchor: 4-D boxes refined layer by layer; learned: DETR as published"
+    )
+    num_queries: int = Field(32, ge=1, description="most objects found in a frame")
+    query_groups: int = Field(4, ge=1, description="anchor: groups of queries in training; one at inference")
+    classification: Literal["focal", "softmax"] = Field(
+        "focal", description="focal: one sigmoid a class; softmax: with a no-object class, as published"
+    )
+    points: bool = Field(False, description="also predict two points a detection: tip and entry")
+    weights: str = Field("", description="run folder or .safetensors file to start from")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelConfig":
+        if self.hidden_dim % (4 * self.num_heads):
+            raise ValueError(f"hidden_dim {self.hidden_dim} must be a multiple of 4 x num_heads ({self.num_heads})")
+        return self
+
+
+class LossConfig(Section):
+    """Weights of the set loss; the same weights price a pair in the matching."""
+
+    classification: float = Field(2.0, ge=0, description="weight of the class term")
+    box_l1: float = Field(5.0, ge=0, description="weight of the L1 distance of boxes")
+    box_giou: float = Field(2.0, ge=0, description="weight of the generalised IoU")
+    points: float = Field(5.0, ge=0, description="weight of the L1 distance of points")
+    no_object: float = Field(0.1, gt=0, description="softmax: weight of the no-object class")
+    focal_alpha: float = Field(0.25, gt=0, lt=1, description="focal: weight of the positive term")
+    focal_gamma: float = Field(2.0, ge=0, description="focal: how much easy examples are ignored")
+    auxiliary: bool = Field(True, description="apply the loss after every decoder layer")
+
+
+class TrainConfig(Section):
+    """The optimisation."""
+
+    epochs: int = Field(100, ge=1, description="passes over the training frames")
+    batch_size: int = Field(8, ge=1, description="clips a step and device")
+    learning_rate: float = Field(4e-4, gt=0, description="peak rate of the transformer")
+    backbone_rate: float = Field(0.25, ge=0, description="rate of the backbone, as a share of learning_rate; 0 freezes it")
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW weight decay (not on norms and biases)")
+    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up, then cosine to zero")
+    gradient_clip: float = Field(0.5, gt=0, description="largest gradient norm")
+    ema_decay: float = Field(0.998, ge=0, lt=1, description="weight averaging; 0 switches it off")
+    precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
+    workers: int = Field(2, ge=0, description="processes that load data")
+    validate_epochs: int = Field(5, ge=1, description="epochs between validations")
+    patience: int = Field(0, ge=0, description="validations without a better AP before stopping; 0 never stops early")
+    checkpoint_seconds: float = Field(60.0, ge=0, description="longest time between two checkpoints; 0 is every step")
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$", description="name of the run folder")
+    seed: int = Field(0, ge=0, description="same seed, same bits on the same machine")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-4 as text; everybody means the number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply `section.key=value` overrides.
+
+    Raises:
+        InputError: the file cannot be parsed, or a key or value is not allowed; the message names
+            the key, what was given and what is allowed.
+
+    >>> load_config("configs/nerves.yaml", ["train.epochs=3"]).train.epochs  # doctest: +SKIP
+    3
+    """
+    source = existing_file(path)
+    try:
+        values = yaml.load(source.read_text(encoding="utf-8"), _Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" at line {place.line + 1}" if place else ""
+        raise InputError(f"{source}: not valid YAML{where}; compare with the files in configs/") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{source}: must hold 'section:' blocks, but is a {type(values).__name__}")
+    for word in overrides:
+        _override(values, word)
+    return parse_config(_expand(values), str(source))
+
+
+def parse_config(values: dict[str, Any], where: str = "config") -> Config:
+    """Check plain values against the fields of `Config`.
+
+    Raises:
+        InputError: a key or a value is not allowed.
+    """
+    try:
+        # Through JSON, so that lists may stand for tuples while "3" may not stand for 3.
+        return Config.model_validate_json(json.dumps(values))
+    except (ValidationError, TypeError) as error:
+        raise InputError(f"{where}: {_explain(error)}") from None
+
+
+def dump_config(config: Config) -> str:
+    """The config as YAML with every field written out; `load_config` reads it back unchanged."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+def _override(values: dict[str, Any], word: str) -> None:
+    key, equals, text = word.partition("=")
+    if not equals:
+        raise InputError(f"{word!r} is not an override; write section.key=value, as in train.epochs=10")
+    *sections, last = key.split(".")
+    place = values
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise InputError(f"{word!r}: {section!r} is a value, not a section")
+    try:
+        place[last] = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise InputError(f"{word!r}: the value cannot be read; quote it") from None
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item) for item in value]
+    return _VARIABLE.sub(_environment, value) if isinstance(value, str) else value
+
+
+def _environment(match: re.Match[str]) -> str:
+    name, default = match.groups()
+    value = os.environ.get(name) or default
+    if value is None:
+        raise InputError(f"the config needs the environment variable {name}; set it: export {name}=FOLDER")
+    return value
+
+
+def _explain(error: ValidationError | TypeError) -> str:
+    if not isinstance(error, ValidationError):
+        return f"a value is not plain YAML ({error})"
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in path[:-1]:
+            section = section.model_fields[part].annotation
+        return f"unknown key {key!r}; {closest(path[-1], section.model_fields)}"
+    given = first["input"]
+    if isinstance(given, dict):
+        given = "these values"
+    return f"{key + ': ' if key else ''}{given!r} is not allowed; {first['msg']}"
+
+
+def config_from_run(folder: str | os.PathLike[str]) -> Config:
+    """The config of a finished or interrupted run folder.
+
+    Raises:
+        InputError: the folder holds no `config.yaml`.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"{folder}: is not a run folder, it has no config.yaml")
+    return load_config(path)
