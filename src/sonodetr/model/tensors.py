@@ -1,0 +1,112 @@
+"""What goes into a model and what comes out, and the one legend of axis names.
+
+| name | axis |
+|---|---|
+| batch | clips of a batch |
+| channels | 1 (grey) or 3 (red, green, blue) |
+| time | frames of a clip, oldest first; the last one is the labelled one |
+| height, width | pixels the model sees |
+| layers | decoder layers, the last one is the answer |
+| queries | object queries: all groups one after the other in training, the first group at inference |
+| classes | class scores (with softmax the last one is "no object") |
+| tokens | cells of the feature grid, time x height x width flattened, width fastest |
+| heads | attention heads |
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from sonodetr.geometry import Letterbox
+
+
+class Grid(NamedTuple):
+    """Size of the encoder's token grid; `tokens = time * height * width`."""
+
+    time: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the set loss wants to be found in one clip's last frame, normalised to the input 0..1.
+
+    Attributes:
+        boxes_cxcywh: `[N, 4]` boxes, clipped to the input and never empty.
+        classes: `[N]` class indices.
+        points: `[N, 2, 2]` x, y of tip and entry, NaN where unknown.
+    """
+
+    boxes_cxcywh: Float[Tensor, "n 4"]
+    classes: Int64[Tensor, " n"]
+    points: Float[Tensor, "n 2 2"]
+
+
+class Source(NamedTuple):
+    """Where a clip's last frame came from, and the way from input pixels back to its pixels."""
+
+    key: str
+    frame_index: int
+    letterbox: Letterbox
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips that go through the model together.
+
+    Attributes:
+        images: float32 in 0..1, black outside the picture.
+        targets: one a clip.
+        sources: one a clip.
+    """
+
+    images: Float[Tensor, "batch channels time height width"]
+    targets: list[Target]
+    sources: list[Source]
+
+    def to(self, device: object) -> "Batch":
+        """The same batch with all tensors on `device`."""
+        targets = [
+            Target(t.boxes_cxcywh.to(device), t.classes.to(device), t.points.to(device))
+            for t in self.targets
+        ]
+        return Batch(self.images.to(device), targets, self.sources)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention probabilities of the layers that were asked for; every row sums to one.
+
+    Each maps a layer's number (0 is the first) to its map: rows are what asks, columns what is
+    looked at.
+    """
+
+    encoder: dict[int, Float[Tensor, "batch heads tokens tokens"]] = field(default_factory=dict)
+    decoder: dict[int, Float[Tensor, "batch heads queries queries"]] = field(default_factory=dict)
+    cross: dict[int, Float[Tensor, "batch heads queries tokens"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a detection transformer returns.
+
+    Attributes:
+        logits: class scores before sigmoid or softmax.
+        boxes_cxcywh: boxes in the input, 0..1.
+        points: x, y of tip and entry in the input, or None for a model without points.
+        memory: encoder output.
+        grid: how `memory`'s tokens lie on the picture.
+        groups: number of query groups that `queries` holds.
+        attention: the maps that were asked for.
+    """
+
+    logits: Float[Tensor, "layers batch queries classes"]
+    boxes_cxcywh: Float[Tensor, "layers batch queries 4"]
+    points: Float[Tensor, "layers batch queries 2 2"] | None
+    memory: Float[Tensor, "batch tokens hidden"]
+    grid: Grid
+    groups: int
+    attention: Attention
