@@ -1,0 +1,207 @@
+"""The detection transformer: backbone, encoder, decoder, heads."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sonodetr.config import ModelConfig
+from sonodetr.model.backbone import build_backbone
+from sonodetr.model.position import BoxBias, Perceptron, box_positions, grid_positions, logit
+from sonodetr.model.tensors import Attention, Grid, Outputs
+from sonodetr.model.transformer import DecoderLayer, EncoderLayer
+
+
+class Capture(NamedTuple):
+    """Which layers (0 is the first) return their attention probabilities."""
+
+    encoder: tuple[int, ...] = ()
+    decoder: tuple[int, ...] = ()
+    cross: tuple[int, ...] = ()
+
+
+class DETR(nn.Module):
+    """Set prediction with a transformer (Carion et al. 2020), with learned or anchor queries.
+
+    Learned queries are DETR as published. Anchor queries are 4-D boxes that every decoder layer
+    refines (Liu et al. 2022, DAB-DETR) and that steer the cross-attention (`BoxBias`); in training
+    several groups of them compete for the objects independently (Chen et al. 2023, Group DETR).
+
+    Args:
+        config: the model's shape.
+        num_classes: object classes, without "no object".
+        channels: 1 or 3 image channels.
+
+    Example:
+        >>> model = DETR(ModelConfig(num_queries=5), num_classes=2).eval()
+        >>> model(torch.rand(3, 1, 1, 64, 96)).boxes_cxcywh.shape
+        torch.Size([3, 3, 5, 4])
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int, channels: int = 1) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        dim, heads = config.hidden_dim, config.num_heads
+        shape = (dim, heads, config.feedforward_dim, config.dropout)
+        self.backbone = build_backbone(config.backbone, channels)
+        self.projection = nn.Conv2d(self.backbone.channels, dim, 1)
+        self.encoder = nn.ModuleList(EncoderLayer(*shape) for _ in range(config.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(*shape) for _ in range(config.decoder_layers))
+        self.decoder_norm = nn.LayerNorm(dim)
+        self.anchored = config.queries == "anchor"
+        # Only anchors train in groups: learned queries stay DETR as published.
+        self.groups = config.query_groups if self.anchored else 1
+        self.queries = nn.Embedding(config.num_queries * self.groups, dim)
+        if self.anchored:
+            self.anchors = nn.Parameter(_spread_anchors(config.num_queries, self.groups))
+            self.anchor_positions = Perceptron(dim, dim, dim)
+            self.box_bias = nn.ModuleList(BoxBias(heads) for _ in range(config.decoder_layers))
+        outputs = num_classes + (config.classification == "softmax")
+        self.class_head = nn.Linear(dim, outputs)
+        self.box_head = Perceptron(dim, dim, dim, 4)
+        self.point_head = Perceptron(dim, dim, 4) if config.points else None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1 and name.startswith(("encoder", "decoder")):
+                nn.init.xavier_uniform_(parameter)
+        if self.config.classification == "focal":
+            # Every class starts at a score of 0.01 (Lin et al. 2017, section 4.1).
+            nn.init.constant_(self.class_head.bias, -math.log(99))
+        if self.anchored:
+            nn.init.zeros_(self.box_head[-1].weight)
+            nn.init.zeros_(self.box_head[-1].bias)
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch channels time height width"],
+        capture: Capture = Capture(),  # noqa: B008  (immutable)
+    ) -> Outputs:
+        """Detect in the last frame of each clip.
+
+        Args:
+            images: values in 0..1; one frame a clip.
+            capture: layers whose attention is returned.
+
+        Returns:
+            Outputs of every decoder layer; in training for all query groups, else for the first.
+        """
+        memory, grid = self.embed(images)
+        batch = len(memory)
+        positions = grid_positions(grid, self.config.hidden_dim).to(memory)
+        encoder_maps: dict[int, Tensor] = {}
+        for number, layer in enumerate(self.encoder):
+            memory, probabilities = layer(memory, positions, capture=number in capture.encoder)
+            if probabilities is not None:
+                encoder_maps[number] = probabilities
+        groups = self.groups if self.training else 1
+        count = self.config.num_queries * groups
+        decode = self._decode_anchors if self.anchored else self._decode_learned
+        decoded = decode(
+            self.queries.weight[:count].expand(batch, -1, -1), memory, positions, grid, capture
+        )
+        features, boxes, decoder_maps, cross_maps = decoded
+        points = None
+        if self.point_head is not None:
+            offsets = self.point_head(features).unflatten(-1, (2, 2))
+            points = boxes[..., None, :2] + offsets * boxes[..., None, 2:]
+        return Outputs(
+            logits=self.class_head(features),
+            boxes_cxcywh=boxes,
+            points=points,
+            memory=memory,
+            grid=grid,
+            groups=groups,
+            attention=Attention(encoder_maps, decoder_maps, cross_maps),
+        )
+
+    def embed(
+        self, images: Float[Tensor, "batch channels time height width"]
+    ) -> tuple[Float[Tensor, "batch tokens dim"], Grid]:
+        """Backbone features as tokens, before the encoder, and the grid they lie on."""
+        batch, _, time, _, _ = images.shape
+        if time != 1:
+            raise ValueError(f"the clip has {time} frames, this model sees one")
+        features = self.projection(self.backbone(images[:, :, 0]))
+        grid = Grid(time, *features.shape[-2:])
+        return features.flatten(2).transpose(1, 2), grid
+
+    def _decode_learned(
+        self, query_positions: Tensor, memory: Tensor, positions: Tensor, grid: Grid, capture: Capture
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor], dict[int, Tensor]]:
+        """DETR as published: learned positions, content from zero, boxes read off at the end."""
+        content = torch.zeros_like(query_positions)
+        memory_positioned = memory + positions
+        decoder_maps, cross_maps, features = {}, {}, []
+        for number, layer in enumerate(self.decoder):
+            content, looked_around = layer.look_around(
+                content, query_positions, 1, capture=number in capture.decoder
+            )
+            content, looked_at = layer.look_at_memory(
+                content,
+                query_positions,
+                memory_positioned,
+                memory,
+                None,
+                capture=number in capture.cross,
+            )
+            _keep(decoder_maps, number, looked_around)
+            _keep(cross_maps, number, looked_at)
+            features.append(content)
+        stacked = self.decoder_norm(torch.stack(features))
+        return stacked, self.box_head(stacked).sigmoid(), decoder_maps, cross_maps
+
+    def _decode_anchors(
+        self, content: Tensor, memory: Tensor, positions: Tensor, grid: Grid, capture: Capture
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor], dict[int, Tensor]]:
+        """Every layer starts from the boxes of the layer before and moves them a little."""
+        batch, count, dim = content.shape
+        memory_positioned = memory + positions
+        anchors = self.anchors[:count].sigmoid().expand(batch, -1, -1)
+        decoder_maps, cross_maps, features, boxes = {}, {}, [], []
+        for number, layer in enumerate(self.decoder):
+            query_positions = self.anchor_positions(box_positions(anchors, dim))
+            content, looked_around = layer.look_around(
+                content,
+                query_positions,
+                count // self.config.num_queries,
+                capture=number in capture.decoder,
+            )
+            content, looked_at = layer.look_at_memory(
+                content,
+                query_positions,
+                memory_positioned,
+                memory,
+                self.box_bias[number](anchors, grid),
+                capture=number in capture.cross,
+            )
+            _keep(decoder_maps, number, looked_around)
+            _keep(cross_maps, number, looked_at)
+            features.append(self.decoder_norm(content))
+            refined = (logit(anchors) + self.box_head(features[-1])).sigmoid()
+            boxes.append(refined)
+            anchors = refined.detach()  # each layer answers for its own step only
+        return torch.stack(features), torch.stack(boxes), decoder_maps, cross_maps
+
+
+def _keep(maps: dict[int, Tensor], number: int, probabilities: Tensor | None) -> None:
+    if probabilities is not None:
+        maps[number] = probabilities
+
+
+def _spread_anchors(num_queries: int, groups: int) -> Float[Tensor, "queries 4"]:
+    """Logits of boxes that cover the picture evenly (a low-discrepancy sequence), a fifth of it wide.
+
+    Points k of the R2 sequence, `(0.5 + k * (1/g, 1/g^2)) mod 1` with `g = 1.3247...` (Roberts 2018):
+    any number of queries is spread well, and every group differently.
+    """
+    index = torch.arange(num_queries * groups, dtype=torch.float64)
+    plastic = 1.324717957244746
+    centres = torch.stack(
+        ((0.5 + index / plastic) % 1, (0.5 + index / plastic**2) % 1), -1
+    )
+    return logit(torch.cat((centres, torch.full_like(centres, 0.2)), -1)).float()
