@@ -1,0 +1,111 @@
+"""Boxes of the wires in a phantom sequence of the PLUS toolkit.
+
+Upstream: PlusToolkit/PlusLibData (GitHub), folder TestImages. BSD-3-Clause, PLUS toolkit. Needs
+SegmentationTest_VLCUS_RandomStepperMotionData2.igs.mha and the file of the same name that ends in
+_Segmentation_baseline.xml: six points a frame that the toolkit's own algorithm found (no person
+marked them). A box is the bright blob around such a point; frames in which the algorithm did not
+find all six stay unlabelled.
+
+    python scripts/label_plus_wires.py plus plus/vlcus_wires_coco_vid.json
+"""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from defusedxml import ElementTree
+from label_tool import Coco, run
+
+from sonodetr.files import InputError, existing_file
+
+NAME = "SegmentationTest_VLCUS_RandomStepperMotionData2"
+# A blob is what is at least this share of the brightest pixel near the point, after a 3 x 3 blur.
+SHARE_OF_PEAK = 0.4
+SEARCH_PX = 6
+WINDOW_PX = 40
+
+
+def build(folder: Path) -> Coco:
+    """COCO-video labels: one track for each wire, its keypoint the point from the XML file."""
+    points_by_frame = read_points(folder / f"{NAME}_Segmentation_baseline.xml")
+    frames = read_frames(folder / f"{NAME}.igs.mha")
+    length, height, width = frames.shape
+    size = {"width": width, "height": height}
+    images, annotations = [], []
+    for frame, points in points_by_frame.items():
+        if frame >= length:
+            raise InputError(f"{folder}: the XML names frame {frame}, the sequence has {length}")
+        file_name = f"{NAME}/{frame:04d}.png"
+        images.append(
+            {"id": frame + 1, "file_name": file_name, **size, "video_id": 1, "frame_id": frame}
+        )
+        smooth = cv2.GaussianBlur(frames[frame], (3, 3), 0)
+        for instance_id, (x, y) in enumerate(points, start=1):
+            box = blob_box(smooth, x, y)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": frame + 1,
+                    "video_id": 1,
+                    "category_id": 1,
+                    "instance_id": instance_id,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                    "keypoints": [round(x, 2), round(y, 2), 2],
+                }
+            )
+    video = {"id": 1, "name": NAME, "length": length, **size, "file_name": f"{NAME}.igs.mha"}
+    return {
+        "videos": [video],
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "wire"}],
+    }
+
+
+def read_points(path: Path) -> dict[int, list[tuple[float, float]]]:
+    """Frame -> x, y of its points in pixels, for the frames with a successful segmentation."""
+    source = existing_file(path)
+    found = {}
+    try:
+        for case in ElementTree.parse(source).getroot().iter("TestCase"):
+            output = case.find("Output")
+            if output.get("SegmentationSuccess") != "1":
+                continue
+            values = [float(word) for word in output.get("SegmentationPoints").split()]
+            frame = int(case.find("Input").get("ImageSeqFrameIndex"))
+            found[frame] = list(zip(values[::2], values[1::2], strict=True))
+    except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a PLUS segmentation baseline ({error})") from error
+    return found
+
+
+def blob_box(smooth: np.ndarray, x: float, y: float) -> list[int]:
+    """Left, top, width, height of the bright blob around a point of a blurred frame."""
+    near_left, near_top = round(x) - SEARCH_PX, round(y) - SEARCH_PX
+    near = smooth[near_top : round(y) + SEARCH_PX + 1, near_left : round(x) + SEARCH_PX + 1]
+    peak_y, peak_x = np.unravel_index(near.argmax(), near.shape)
+    left, top = max(round(x) - WINDOW_PX, 0), max(round(y) - WINDOW_PX, 0)
+    window = smooth[top : round(y) + WINDOW_PX + 1, left : round(x) + WINDOW_PX + 1]
+    bright = (window >= SHARE_OF_PEAK * int(near.max())).astype(np.uint8)
+    _, index, table, _ = cv2.connectedComponentsWithStats(bright, connectivity=8)
+    row = table[index[near_top + peak_y - top, near_left + peak_x - left]].tolist()
+    return [row[0] + left, row[1] + top, row[2], row[3]]
+
+
+def read_frames(path: Path) -> np.ndarray:
+    import re
+    import zlib
+
+    raw = existing_file(path).read_bytes()
+    start = raw.index(b"\n", raw.index(b"ElementDataFile = LOCAL")) + 1
+    size = re.search(r"^DimSize = (\d+) (\d+) (\d+)", raw[:start].decode("latin1"), re.M)
+    return np.frombuffer(zlib.decompress(raw[start:]), np.uint8).reshape(
+        [int(n) for n in size.groups()[::-1]]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run(build, __doc__))
