@@ -1,0 +1,130 @@
+"""Still pictures, and folders of pictures that make one recording."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from sonodetr.files import InputError
+from sonodetr.formats.listing import IMAGE_SUFFIXES, checked_index, checked_size, keyed_files
+from sonodetr.types import Pixels, Video
+
+# Our own limit is smaller and answers with one line (see `checked_size`).
+Image.MAX_IMAGE_PIXELS = None
+
+
+@dataclass(frozen=True)
+class ImageFrames:
+    """Pictures of one size, each `(file, page)`; a page other than 0 is of a TIFF stack.
+
+    Palettes become RGB, transparency is dropped, EXIF rotation is ignored (labels are drawn on the
+    pixels as stored), and of 16 bits the high 8 are kept, so that all pictures share one scale.
+    """
+
+    pictures: tuple[tuple[str, int], ...]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Pixels:
+        path, page = self.pictures[checked_index(index, len(self))]
+        try:
+            with Image.open(path) as image:
+                image.seek(page)
+                if (image.height, image.width) != self.size:
+                    raise InputError(
+                        f"{path}: {image.width} x {image.height} pixels, but this recording has "
+                        f"{self.size[1]} x {self.size[0]}; read the pictures as stills instead"
+                    )
+                return _to_8_bit(image, path)
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{path}: cannot be decoded ({_line(error)}); it may be truncated, copy it again"
+            ) from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _to_8_bit(image: Image.Image, path: str) -> Pixels:
+    match image.mode:
+        case "L" | "RGB":
+            return np.array(image)
+        case "1" | "LA" | "La":
+            return np.array(image.convert("L"))
+        case "P" | "PA" | "RGBA" | "RGBX" | "RGBa" | "CMYK" | "YCbCr":
+            return np.array(image.convert("RGBA").convert("RGB") if image.mode == "PA" else image.convert("RGB"))
+        case "I;16" | "I;16B" | "I;16L" | "I;16N":
+            return (np.array(image) >> 8).astype(np.uint8)
+    raise InputError(
+        f"{path}: pixels of type {image.mode}; allowed are 8 and 16 bits, grey or RGB; convert it"
+    )
+
+
+def image_frames(path: str | os.PathLike[str]) -> ImageFrames:
+    """One image file: a still, or the pages of a TIFF stack. Reads the header only.
+
+    Raises:
+        InputError: the file is missing, empty, no image, or claims an impossible size.
+
+    >>> image_frames("scan.png").size  # doctest: +SKIP
+    (480, 640)
+    """
+    ((_, file),) = keyed_files(path, IMAGE_SUFFIXES, "an image")
+    try:
+        with Image.open(file) as image:
+            size = checked_size(image.height, image.width, str(file))
+            pages = int(getattr(image, "n_frames", 1))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{file}: is not an image that can be read, or is cut short; copy or convert it"
+        ) from error
+    return ImageFrames(tuple((str(file), page) for page in range(pages)), size)
+
+
+def read_images(path: str | os.PathLike[str]) -> list[Video]:
+    """One image file, or every image below a folder, each as a recording of its own.
+
+    The key is the path relative to the folder (or the file's name), with forward slashes.
+
+    Raises:
+        InputError: there is no image, or one of them cannot be read.
+    """
+    videos = []
+    for key, file in keyed_files(path, IMAGE_SUFFIXES, "image"):
+        frames = image_frames(file)
+        videos.append(Video(key, frames, np.zeros(len(frames))))
+    return videos
+
+
+def read_image_sequence(
+    path: str | os.PathLike[str], frame_rate_hz: float | None = None
+) -> Video:
+    """A folder of equally sized images as one recording, in natural order (`f9` before `f10`).
+
+    Args:
+        path: the folder; images in folders below it belong to the recording too.
+        frame_rate_hz: frames a second; without it the times are all 0, which means unknown.
+
+    Raises:
+        InputError: there is no image, one cannot be read, or two differ in size.
+    """
+    folder = Path(path)
+    parts = [image_frames(file) for _, file in keyed_files(folder, IMAGE_SUFFIXES, "image")]
+    for part in parts:
+        if part.size != parts[0].size:
+            raise InputError(
+                f"{part.pictures[0][0]}: {part.size[1]} x {part.size[0]} pixels, but the first "
+                f"picture has {parts[0].size[1]} x {parts[0].size[0]}; a recording has one size"
+            )
+    frames = ImageFrames(tuple(one for part in parts for one in part.pictures), parts[0].size)
+    times_s = np.arange(len(frames)) / frame_rate_hz if frame_rate_hz else np.zeros(len(frames))
+    return Video(folder.name, frames, times_s)
