@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from torch.utils.data import Dataset
 
 from sonodetr.config import DataConfig
+from sonodetr.data.augment import change_intensity, random_geometry
 from sonodetr.data.region import region_of
 from sonodetr.data.warp import warp_frame, warp_labels
 from sonodetr.geometry import Letterbox, cxcywh_from_xyxy
@@ -73,7 +74,7 @@ class ClipDataset(Dataset[Clip]):
         return len(self.samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Clip:
-        _epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index = key if isinstance(key, tuple) else (0, key)
         video_index, frame_index = self.samples[index]
         video, config = self.videos[video_index], self.config
         if video_index not in self._regions:
@@ -81,17 +82,21 @@ class ClipDataset(Dataset[Clip]):
         region = self._regions[video_index]
         letterbox = Letterbox.fit(region, *config.image_size)
         matrix = letterbox.matrix()
+        random = np.random.default_rng((_AUGMENT_STREAM, self.seed, epoch, index))
+        if self.augment:
+            matrix = random_geometry(config.augment, config.image_size, random) @ matrix
+        indices = clip_indices(frame_index, config)
         pictures = {
             i: warp_frame(video.frames[i], region, matrix, config.image_size, config.channels)
-            for i in set(clip_indices(frame_index, config))
+            for i in set(indices)
         }
-        image = np.stack([pictures[i] for i in clip_indices(frame_index, config)])
-        labels = warp_labels(video.labels[frame_index], matrix, config.image_size)
-        return Clip(
-            np.ascontiguousarray(image.transpose(3, 0, 1, 2)),
-            target_of(labels, config.image_size),
-            Source(video.key, frame_index, letterbox),
-        )
+        image = np.ascontiguousarray(np.stack([pictures[i] for i in indices]).transpose(3, 0, 1, 2))
+        if self.augment:
+            image = change_intensity(image, config.augment, random)
+        labels = video.labels[frame_index]
+        labels = warp_labels(labels, matrix, config.image_size, cropped=self.augment)
+        target = target_of(labels, config.image_size)
+        return Clip(image, target, Source(video.key, frame_index, letterbox))
 
 
 def clip_indices(frame_index: int, config: DataConfig) -> list[int]:

@@ -79,32 +79,40 @@ def warp_labels(
     """Labels in pixels of the input, clipped to it; `matrix` and `size` as in `warp_frame`.
 
     An upright box tells only that the structure touches its four sides. When the picture turns, the
-    box of the turned corners would grow by up to 40 %; nerves and vessels are round rather than
-    square, so the box of the turned *inscribed ellipse* is taken: with half sides a, b and matrix
-    rows (m00, m01), (m10, m11) its half sides are hypot(m00 a, m01 b) and hypot(m10 a, m11 b).
+    box of the turned corners would be too large by up to 40 %; nerves and vessels are round rather
+    than square, so the box of the turned *inscribed ellipse* is taken: with half sides a, b and
+    matrix rows (m00, m01), (m10, m11) its half sides are hypot(m00 a, m01 b), hypot(m10 a, m11 b).
     Without rotation this is exact. Where both points are known and span the box, the structure is
-    the line between them, and the box follows the part of the line that is visible.
+    the line between them, and the box is that of the visible part of the line.
 
     Points outside the input become NaN (unknown). With `cropped` (the picture was cut at random)
     boxes of which too little is left are dropped; without, only those that are wholly outside.
+
+    >>> half = np.diag([0.5, 0.5, 1])
+    >>> warp_labels(Labels.of([[2, 4, 6, 30]], [0]), half, (10, 10)).boxes_xyxy_px
+    array([[ 1.,  2.,  3., 10.]], dtype=float32)
     """
     limit = np.array((size[1], size[0]), np.float64)
     boxes = labels.boxes_xyxy_px.astype(np.float64)
-    linear = matrix[:2, :2]
-    centre = apply_affine(matrix, (boxes[:, :2] + boxes[:, 2:]) / 2)
-    half = (boxes[:, 2:] - boxes[:, :2]) / 2
     points = apply_affine(matrix, labels.points_px.astype(np.float64))
+    centre = apply_affine(matrix, (boxes[:, :2] + boxes[:, 2:]) / 2)
+    half = _turned((boxes[:, 2:] - boxes[:, :2]) / 2, matrix)
+    low, high = np.clip(centre - half, 0, limit), np.clip(centre + half, 0, limit)
+    visible = (high - low).prod(1) / np.maximum(4 * half.prod(1), np.finfo(float).tiny)
 
-    new_half = np.sqrt((half**2) @ (linear**2).T)
-    full = 4 * new_half.prod(1)
-    low, high = np.clip(centre - new_half, 0, limit), np.clip(centre + new_half, 0, limit)
-    sides = high - low
-    visible = sides.prod(1) / np.maximum(full, 1e-9)
-    keep = (sides > 0).all(1)
+    for row in np.flatnonzero(_is_line(labels)):
+        ends, visible[row] = _visible_part(points[row], limit)
+        # What the box has beyond the line, such as the thickness of a shaft, stays as it is.
+        span = abs(labels.points_px[row, 0] - labels.points_px[row, 1])
+        margin = _turned((boxes[row, 2:] - boxes[row, :2] - span) / 2, matrix)
+        ends += centre[row] - points[row].mean(0)
+        low[row] = np.clip(ends.min(0) - margin, 0, limit)
+        high[row] = np.clip(ends.max(0) + margin, 0, limit)
+
+    keep = (high > low).all(1)
     if cropped:
-        keep &= (visible >= LEAST_VISIBLE_SHARE) & (sides >= LEAST_SIDE_PX).all(1)
-    outside = ((points < 0) | (points > limit)).any(-1)
-    points[outside] = np.nan
+        keep &= (visible >= LEAST_VISIBLE_SHARE) & ((high - low).max(1) >= LEAST_SIDE_PX)
+    points[((points < 0) | (points > limit)).any(-1)] = np.nan
     return Labels(
         np.concatenate((low, high), 1).astype(np.float32)[keep],
         labels.classes[keep],
@@ -112,3 +120,26 @@ def warp_labels(
         points.astype(np.float32)[keep],
         labels.crowd[keep],
     )
+
+
+def _turned(half: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """`[..., 2]` half sides of the box round an upright ellipse after `matrix`."""
+    return np.sqrt(half**2 @ (matrix[:2, :2] ** 2).T)
+
+
+def _is_line(labels: Labels) -> np.ndarray:
+    """`[N]` whether the two points are known and span the longer side of their box."""
+    sides = labels.boxes_xyxy_px[:, 2:] - labels.boxes_xyxy_px[:, :2]
+    span = abs(labels.points_px[:, 0] - labels.points_px[:, 1])
+    longer = np.arange(len(sides)), sides.argmax(1)
+    return span[longer] >= LINE_SHARE * sides[longer]  # False where a point is NaN
+
+
+def _visible_part(ends: np.ndarray, limit: np.ndarray) -> tuple[np.ndarray, float]:
+    """Ends of the part of a line inside 0..limit, and its share of the whole (Liang-Barsky)."""
+    along = ends[1] - ends[0]
+    along = np.where(along == 0, 1e-9, along)
+    crossings = np.stack((-ends[0], limit - ends[0])) / along
+    first = max(0.0, crossings.min(0).max())
+    last = min(1.0, crossings.max(0).min())
+    return ends[0] + along * [[first], [max(first, last)]], max(0.0, last - first)
