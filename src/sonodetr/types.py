@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 Pixels = UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width 3"]
 
 
+@runtime_checkable
 class Frames(Protocol):
     """Random access to the pictures of one recording, decoded when asked for.
 
