@@ -1,0 +1,162 @@
+"""The run folder: what a training leaves behind, and a model made from it again.
+
+config.yaml, model.safetensors (best on validation data), last.safetensors, run.json (classes,
+threshold, versions, git revision, seed), split.json, metrics.jsonl, checkpoint.safetensors (to
+resume), batch.png, validation.png and TensorBoard's event files.
+"""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sonodetr.config import Config, config_from_run, dump_config
+from sonodetr.files import InputError, existing_file, read_json, whole_file, write_json, write_text
+from sonodetr.model.detr import DETR
+
+WEIGHTS = "model.safetensors"
+
+
+class RunInfo(BaseModel):
+    """What `run.json` says of a trained model.
+
+    Attributes:
+        classes: names of the classes, in the order of the class head.
+        threshold: operating score, the best F1 on validation data.
+        step: optimisation step of the weights.
+        validation: figures on validation data at that step.
+        provenance: versions, git revision, seed (see `provenance`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: tuple[str, ...]
+    threshold: float
+    step: int
+    validation: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def provenance(seed: int) -> dict[str, Any]:
+    """Versions, git revision and seed: what a reader needs to make a result again."""
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("sonodetr", "torch", "numpy", "opencv-python-headless"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+    ) if _has_git() else None
+    revision = git.stdout.strip() if git and git.returncode == 0 else None
+    return {"seed": seed, "git_revision": revision, "versions": versions}
+
+
+def _has_git() -> bool:
+    from shutil import which
+
+    return which("git") is not None
+
+
+def start_run(folder: Path, config: Config, *, resume: bool) -> None:
+    """Make the folder, or check that it can be continued.
+
+    Raises:
+        InputError: the folder holds a run already and `resume` was not asked for; or it holds a run
+            of another config.
+    """
+    known = folder / "config.yaml"
+    if known.is_file():
+        if not resume:
+            raise InputError(
+                f"{folder}: a run is here already; continue it with --resume, or choose another name=..."
+            )
+        if config_from_run(folder) != config:
+            raise InputError(
+                f"{folder}: was started with another config (see its config.yaml); "
+                "give the same one to --resume, or choose another name=..."
+            )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder}: holds other files, not a run; choose another name=...")
+    write_text(known, dump_config(config))
+
+
+def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors, whole or not at all."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with whole_file(path) as part:
+        try:
+            save_file(plain, part)
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(str(error)) from error
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read safetensors.
+
+    Raises:
+        InputError: the file is missing, empty, or not whole safetensors.
+    """
+    source = existing_file(path)
+    if source.suffix != ".safetensors":
+        raise InputError(
+            f"{source}: weights must be .safetensors (a pickled checkpoint could run code when "
+            "opened); convert it with safetensors.torch.save_file"
+        )
+    try:
+        return load_file(source)
+    except SafetensorError as error:
+        raise InputError(f"{source}: not a whole safetensors file ({error}); copy it again") from error
+
+
+def save_info(folder: Path, info: RunInfo) -> None:
+    """Write `run.json`."""
+    write_json(folder / "run.json", info.model_dump(mode="json"))
+
+
+def read_info(folder: str | os.PathLike[str]) -> RunInfo:
+    """Read `run.json`.
+
+    Raises:
+        InputError: it is missing or does not say what it must.
+    """
+    path = Path(folder) / "run.json"
+    try:
+        return RunInfo.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {place}: {first['msg']}; was it edited by hand?") from None
+
+
+def load_run(folder: str | os.PathLike[str]) -> tuple[DETR, Config, RunInfo]:
+    """The trained model of a run folder, in evaluation mode, with its config and facts.
+
+    Raises:
+        InputError: the folder is no run, holds no weights yet, or its weights do not fit its config.
+    """
+    folder = Path(folder)
+    config = config_from_run(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(
+            f"{folder}: the run has no {WEIGHTS} yet; it is written after the first validation"
+        )
+    info = read_info(folder)
+    # Its own weights are about to be loaded: do not fetch those it once started from.
+    backbone = config.model.backbone.model_copy(update={"pretrained": False})
+    shape = config.model.model_copy(update={"backbone": backbone, "weights": ""})
+    model = DETR(shape, len(info.classes), config.data.channels)
+    try:
+        model.load_state_dict(read_weights(folder / WEIGHTS))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"{folder / WEIGHTS}: does not fit the run's config.yaml ({reason})") from None
+    return model.eval(), config, info

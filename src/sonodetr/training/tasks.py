@@ -1,0 +1,40 @@
+"""What a training optimises: a task turns a batch into a loss and named values for the log."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from sonodetr.config import LossConfig
+from sonodetr.model.tensors import Batch
+from sonodetr.set_loss import set_loss
+
+Task = Callable[[nn.Module, Batch], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Find the labelled objects; the value `loss` is what is minimised.
+
+    Attributes:
+        config: weights of the terms.
+        classification: "focal" or "softmax", as the model was built.
+        accelerator: averages the number of objects over the processes, so that every object weighs
+            the same wherever it is processed.
+    """
+
+    config: LossConfig
+    classification: str
+    accelerator: Accelerator
+
+    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        outputs = model(batch.images)
+        objects = torch.tensor(
+            float(sum(len(target.classes) for target in batch.targets)), device=batch.images.device
+        )
+        objects = self.accelerator.reduce(objects, "mean")
+        return set_loss(
+            outputs, batch.targets, self.config, self.classification, float(objects)
+        ).named()
