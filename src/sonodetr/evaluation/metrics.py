@@ -1,8 +1,8 @@
 """COCO average precision and operating points of detections, over labelled frames only.
 
-Detections are compared with the labels once (`match`, by hotcoco); every figure is then a count
-over those `Matches`. A weight per frame (1, or how often a bootstrap drew it) goes into the same
-counts, so a figure and its interval come from one implementation.
+Detections are compared with the labels once (`match`); every figure is then a count over those
+`Matches`. A weight per frame (1, or how often a bootstrap drew it) goes into the same counts, so a
+figure and its interval come from one implementation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,158 +10,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, Shaped
+from jaxtyping import Float64, Int64, Shaped
 
-from sonodetr.files import InputError
+from sonodetr.evaluation.matches import IOU_THRESHOLDS, Matches, match
 from sonodetr.types import Detections, Video
 
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0, 1, 101)
-MOST_DETECTIONS = 100  # a frame, the best ones by score
 AT_RECALL = (0.8, 0.9)
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Which detection found which object, for every IoU threshold 0.50:0.05:0.95.
-
-    Attributes:
-        class_names: the classes of the data.
-        video: `[frames]` index of the recording each evaluated frame belongs to.
-        objects: `[frames, classes]` number of labelled objects, without crowd regions.
-        frame: `[N]` frame of each detection, best score first (ties in frame order).
-        label: `[N]` class of each detection.
-        scores: `[N]` never increasing.
-        found: `[10, N]` the detection is the one that found an object.
-        ignored: `[10, N]` the detection lies on a crowd region: neither right nor wrong.
-        by_size: AP of objects under 32², up to 96² and over 96² pixels, and AR at 1, 10 and 100
-            detections a class and frame, NaN where undefined.
-    """
-
-    class_names: tuple[str, ...]
-    video: Int64[np.ndarray, " frames"]
-    objects: Int64[np.ndarray, "frames classes"]
-    frame: Int64[np.ndarray, " n"]
-    label: Int64[np.ndarray, " n"]
-    scores: Float64[np.ndarray, " n"]
-    found: Bool[np.ndarray, "10 n"]
-    ignored: Bool[np.ndarray, "10 n"]
-    by_size: dict[str, float]
-
-
-def labelled_frames(videos: Sequence[Video]) -> list[tuple[int, int]]:
-    """(video index, frame index) of every labelled frame, in order."""
-    return [(v, f) for v, video in enumerate(videos) for f in sorted(video.labels)]
-
-
-def match(
-    videos: Sequence[Video],
-    detections: Mapping[tuple[str, int], Detections],
-    frames: Sequence[tuple[int, int]] | None = None,
-) -> Matches:
-    """Compare detections with labels, as COCO does: greedily, best score first, class by class.
-
-    Classes are paired by name; detections of a class the data does not name are left out.
-
-    Args:
-        videos: recordings with labels; all have the same classes.
-        detections: (video key, frame index) -> detections; needed for every evaluated frame.
-        frames: (video index, frame index) to evaluate; None is all labelled frames.
-
-    Raises:
-        InputError: there is no labelled frame.
-        ValueError: a frame has no labels or no entry in `detections`, or a score or box is not
-            finite.
-    """
-    frames = labelled_frames(videos) if frames is None else list(frames)
-    if not frames:
-        raise InputError("no labelled frame to evaluate on; check the data's labels and the split")
-    class_names = videos[frames[0][0]].classes
-    truth, found_rows = [], []
-    for number, (video_index, frame_index) in enumerate(frames):
-        video = videos[video_index]
-        place = (video.key, frame_index)
-        if frame_index not in video.labels or place not in detections:
-            lacking = "labels" if frame_index not in video.labels else "detections"
-            raise ValueError(f"{video.key}, frame {frame_index}: no {lacking}")
-        labels = video.labels[frame_index]
-        truth.append(_rows(number, labels.boxes_xyxy_px, labels.crowd, labels.classes))
-        given = detections[place]
-        index = {name: row for row, name in enumerate(class_names)}
-        classes = np.array([index.get(name, -1) for name in given.class_names], np.int64)
-        rows = _rows(number, given.boxes_xyxy_px, given.scores, classes[given.classes])
-        found_rows.append(_best(rows[rows[:, 6] >= 0]))
-    return _compare(
-        class_names, [v for v, _ in frames], np.concatenate(truth), np.concatenate(found_rows)
-    )
-
-
-def _rows(number: int, boxes_xyxy_px: Any, value: Any, classes: Any) -> np.ndarray:
-    """COCO's flat form: `[N, 7]` frame, left, top, width, height, score or crowd, class."""
-    rows = np.empty((len(boxes_xyxy_px), 7))
-    rows[:, 0], rows[:, 1:5], rows[:, 5], rows[:, 6] = number, boxes_xyxy_px, value, classes
-    rows[:, 3:5] -= rows[:, 1:3]
-    return rows
-
-
-def _best(rows: np.ndarray) -> np.ndarray:
-    if not np.isfinite(rows).all():
-        raise ValueError("a detection's box or score is not finite; has the training diverged?")
-    return rows[np.argsort(-rows[:, 5], kind="stable")[:MOST_DETECTIONS]]
-
-
-def _compare(
-    class_names: tuple[str, ...], video: list[int], truth: np.ndarray, detections: np.ndarray
-) -> Matches:
-    import hotcoco
-
-    detections = detections[np.argsort(-detections[:, 5], kind="stable")]
-    # Numbers start at 1: COCO reads a match with object 0 as none.
-    images = [{"id": number + 1, "width": 0, "height": 0} for number in range(len(video))]
-    categories = [{"id": row + 1, "name": name} for row, name in enumerate(class_names)]
-    truth_frame, truth_label = truth[:, 0].astype(np.int64), truth[:, 6].astype(np.int64)
-    crowd = truth[:, 5] > 0
-    labels = hotcoco.COCO.from_arrays(
-        images,
-        categories,
-        truth_frame + 1,
-        truth_label + 1,
-        np.ascontiguousarray(truth[:, 1:5]),
-        area=truth[:, 3] * truth[:, 4],
-        iscrowd=crowd,
-    )
-    found = np.zeros((len(IOU_THRESHOLDS), len(detections)), bool)
-    ignored = np.zeros_like(found)
-    from_one = np.array([1, 0, 0, 0, 0, 0, 1])
-    coco = hotcoco.COCOeval(labels, labels.loadRes(detections + from_one), "bbox")
-    coco.evaluate()
-    coco.accumulate()
-    coco.summary_lines()
-    names = ("ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100")
-    by_size = {
-        n: float(v) if v >= 0 else np.nan for n, v in zip(names, coco.stats[3:9], strict=True)
-    }
-    # Again without the size classes: reading four times the matches would take four times as long.
-    coco.params.areaRng, coco.params.areaRngLbl = [[0, 1e10]], ["all"]
-    coco.evaluate()
-    for pair in coco.eval_imgs:
-        if pair is not None and pair["gtIds"] and pair["dtIds"]:
-            rows = np.array(pair["dtIds"]) - 1
-            ignored[:, rows] = pair["dtIgnore"]
-            found[:, rows] = np.array(pair["dtMatched"], bool) & ~ignored[:, rows]
-    objects = np.zeros((len(video), len(class_names)), np.int64)
-    np.add.at(objects, (truth_frame[~crowd], truth_label[~crowd]), 1)
-    return Matches(
-        class_names,
-        np.array(video, np.int64),
-        objects,
-        detections[:, 0].astype(np.int64),
-        detections[:, 6].astype(np.int64),
-        detections[:, 5],
-        found,
-        ignored,
-        by_size,
-    )
+# Name of a figure -> the IoU thresholds it is the mean of.
+AVERAGE_PRECISIONS = {"ap": slice(0, 10), "ap50": slice(0, 1), "ap75": slice(5, 6)}
 
 
 def average_precision(
@@ -293,21 +150,71 @@ class Curve:
         )
 
 
-def curve(matches: Matches, label: int | None = None) -> Curve:
-    """Precision and recall over the threshold for one class, or for all classes pooled (None)."""
+def curve(
+    matches: Matches, label: int | None = None, weights: Int64[np.ndarray, " frames"] | None = None
+) -> Curve:
+    """Precision and recall over the threshold for one class, or for all classes pooled (None).
+
+    `weights` says how often each frame counts; None counts every frame once.
+    """
+    if weights is None:
+        weights = np.ones(len(matches.video), np.int64)
     rows = ~matches.ignored[0]
     if label is not None:
         rows &= matches.label == label
-    scores, found = matches.scores[rows], matches.found[0, rows]
+    scores, found, counts = (
+        matches.scores[rows],
+        matches.found[0, rows],
+        weights[matches.frame[rows]],
+    )
     last = np.flatnonzero(np.diff(scores, append=-np.inf))  # equal scores are kept or left together
-    objects = matches.objects if label is None else matches.objects[:, label]
+    objects = matches.objects.sum(1) if label is None else matches.objects[:, label]
     return Curve(
         scores[last],
-        np.cumsum(found)[last],
-        np.cumsum(~found)[last],
-        int(objects.sum()),
-        len(matches.video),
+        np.cumsum(counts * found)[last],
+        np.cumsum(counts * ~found)[last],
+        int(weights @ objects),
+        int(weights.sum()),
     )
+
+
+def figures(
+    matches: Matches, weights: Int64[np.ndarray, "resamples frames"], threshold: float | None = None
+) -> dict[str, Float64[np.ndarray, " resamples"]]:
+    """The figures that get an interval, for each row of frame weights; NaN where undefined.
+
+    `ap`, `ap50`, `ap75`, the same for each class as `ap/NAME`; for all classes pooled at IoU 0.5
+    `precision@0.8` and `false_positives_per_frame@0.8` at recall 0.8 (and 0.9), and, with a
+    threshold, `precision`, `recall` and `false_positives_per_frame` there.
+    """
+    ap = average_precision(matches, weights)
+    result = {}
+    for figure, thresholds in AVERAGE_PRECISIONS.items():
+        by_class = ap[:, :, thresholds].mean(2)
+        result[figure] = _mean_defined(by_class)
+        for label, name in enumerate(matches.class_names):
+            result[f"{figure}/{name}"] = by_class[:, label]
+    curves = [curve(matches, weights=row) for row in weights]
+    points = {f"@{recall}": [c.at_recall(recall) for c in curves] for recall in AT_RECALL}
+    if threshold is not None:
+        points[""] = [c.at_threshold(threshold) for c in curves]
+        result["recall"] = _column(points[""], "recall")
+    for where, column in points.items():
+        for figure in ("precision", "false_positives_per_frame"):
+            result[figure + where] = _column(column, figure)
+    return result
+
+
+def _column(points: Sequence["OperatingPoint | None"], figure: str) -> np.ndarray:
+    return np.array([np.nan if point is None else getattr(point, figure) for point in points])
+
+
+def _mean_defined(by_class: Float64[np.ndarray, "resamples classes"]) -> np.ndarray:
+    """Mean over the classes that have objects, NaN where none has."""
+    defined = ~np.isnan(by_class)
+    count = defined.sum(1)
+    mean = np.where(defined, by_class, 0).sum(1) / np.maximum(count, 1)
+    return np.where(count > 0, mean, np.nan)
 
 
 def best_threshold(matches: Matches) -> float | None:
@@ -385,14 +292,15 @@ def metrics_of(matches: Matches) -> Metrics:
             {recall: own.at_recall(recall) for recall in AT_RECALL},
             own.best_f1(),
         )
-    mean = ap[~np.isnan(ap[:, 0])].mean(0) if whole.objects else np.full(10, np.nan)
+    mean = {
+        name: float(_mean_defined(ap[None, :, t].mean(2))[0])
+        for name, t in AVERAGE_PRECISIONS.items()
+    }
     return Metrics(
         frames=whole.frames,
         objects=whole.objects,
-        ap=float(mean.mean()),
-        ap50=float(mean[0]),
-        ap75=float(mean[5]),
-        **matches.by_size,
+        **mean,
+        **matches.coco,
         at_recall={recall: whole.at_recall(recall) for recall in AT_RECALL},
         best_f1=whole.best_f1(),
         classes=classes,
