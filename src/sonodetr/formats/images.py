@@ -11,8 +11,8 @@ from sonodetr.files import InputError
 from sonodetr.formats.listing import IMAGE_SUFFIXES, checked_index, checked_size, keyed_files
 from sonodetr.types import Pixels, Video
 
-# Our own limit is smaller and answers with one line (see `checked_size`).
-Image.MAX_IMAGE_PIXELS = None
+# Named, so that Pillow tries no other format (PostScript would start a program).
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ImageFrames:
     def __getitem__(self, index: int) -> Pixels:
         path, page = self.pictures[checked_index(index, len(self))]
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=_FORMATS) as image:
                 image.seek(page)
                 if (image.height, image.width) != self.size:
                     raise InputError(
@@ -56,10 +56,10 @@ def _to_8_bit(image: Image.Image, path: str) -> Pixels:
     match image.mode:
         case "L" | "RGB":
             return np.array(image)
-        case "1" | "LA" | "La":
+        case "1" | "LA":
             return np.array(image.convert("L"))
-        case "P" | "PA" | "RGBA" | "RGBX" | "RGBa" | "CMYK" | "YCbCr":
-            return np.array(image.convert("RGBA").convert("RGB") if image.mode == "PA" else image.convert("RGB"))
+        case "P" | "RGBA" | "RGBX" | "CMYK" | "YCbCr":
+            return np.array(image.convert("RGB"))
         case "I;16" | "I;16B" | "I;16L" | "I;16N":
             return (np.array(image) >> 8).astype(np.uint8)
     raise InputError(
@@ -78,9 +78,13 @@ def image_frames(path: str | os.PathLike[str]) -> ImageFrames:
     """
     ((_, file),) = keyed_files(path, IMAGE_SUFFIXES, "an image")
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             size = checked_size(image.height, image.width, str(file))
             pages = int(getattr(image, "n_frames", 1))
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{file}: the header claims too many pixels; the file is damaged"
+        ) from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -105,9 +109,7 @@ def read_images(path: str | os.PathLike[str]) -> list[Video]:
     return videos
 
 
-def read_image_sequence(
-    path: str | os.PathLike[str], frame_rate_hz: float | None = None
-) -> Video:
+def read_image_sequence(path: str | os.PathLike[str], frame_rate_hz: float | None = None) -> Video:
     """A folder of equally sized images as one recording, in natural order (`f9` before `f10`).
 
     Args:

@@ -8,9 +8,7 @@ from pathlib import Path
 from sonodetr.files import InputError, existing_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-VIDEO_SUFFIXES = (
-    ".mp4 .mov .m4v .avi .mkv .webm .mpeg .mpg .m1v .m2v .ts .wmv .ogv .mjpeg".split()
-)
+VIDEO_SUFFIXES = ".mp4 .mov .m4v .avi .mkv .webm .mpeg .mpg .m1v .m2v .ts .wmv .ogv .mjpeg".split()
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 METAIMAGE_SUFFIXES = (".mha", ".mhd")
 

@@ -1,13 +1,18 @@
-"""Video files through PyAV (FFmpeg): any frame, exactly, at the cost of one group of pictures."""
+"""Video files through PyAV (FFmpeg): any frame, exactly, for decoding one group of pictures."""
 
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import chain
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 
 from sonodetr.files import InputError
 from sonodetr.formats.listing import VIDEO_SUFFIXES, checked_index, checked_size, keyed_files
@@ -15,30 +20,41 @@ from sonodetr.types import Pixels, Video
 
 # Decoded frames kept around the position, so that overlapping clips do not decode again.
 _RECENT = 8
-# Frames decoded when a file is opened, to see that its time stamps can be trusted.
+# Frames decoded when a file is opened, to see whether its time stamps can be trusted.
 _PROBE = 12
+# Containers with an index of their own. In the others a seek may land anywhere, and the time
+# stamps that follow it may be wrong.
+_INDEXED = ("mov,", "matroska,", "avi")
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Where the frames of a stream are.
+
+    Attributes:
+        stamps: `[N]` time stamps, in the order in which the frames are shown.
+        keys: `[K]` frames where decoding can start, ascending; the first one is 0.
+        key_packets: `[K]` number of the packet, from the start of the file, that holds each.
+        seekable: whether the container finds a time stamp exactly.
+    """
+
+    stamps: np.ndarray
+    keys: np.ndarray
+    key_packets: np.ndarray
+    seekable: bool
 
 
 class VideoFrames:
     """The frames of one video stream, in the order in which they are shown.
 
-    Going forward streams through the file; going back, or past a key frame, seeks to the last key
-    frame before the frame and decodes from there. Grey streams give `[H, W]`, all others RGB.
-    Rotation and pixel aspect are ignored. One object serves one thread at a time.
-
-    Attributes:
-        path: the file.
-        stamps: `[N]` time stamp by which the decoder names each frame.
-        keys: `[K]` indices of frames where decoding can start, ascending, the first one 0.
-        size: height and width.
+    Going forward streams through the file; going back, or past a key frame, starts at the last key
+    frame before the wanted one. Grey streams give `[H, W]`, all others RGB. Rotation and pixel
+    aspect are ignored: labels are drawn on the pixels as stored. One object serves one thread.
     """
 
-    def __init__(
-        self, path: str, stamps: np.ndarray, keys: np.ndarray, size: tuple[int, int], grey: bool
-    ) -> None:
+    def __init__(self, path: str, index: _Index, size: tuple[int, int], grey: bool) -> None:
         self.path = path
-        self.stamps = stamps
-        self.keys = keys
+        self.index = index
         self.size = size
         self.grey = grey
         self._decoder: _Decoder | None = None
@@ -47,17 +63,19 @@ class VideoFrames:
         return {**self.__dict__, "_decoder": None}
 
     def __len__(self) -> int:
-        return len(self.stamps)
+        return len(self.index.stamps)
 
     def __getitem__(self, index: int) -> Pixels:
         index = checked_index(index, len(self))
         try:
-            # A forked worker must not share its parent's file position.
+            # A forked worker must not share its parent's position in the file.
             if self._decoder is None or self._decoder.process != os.getpid():
-                self._decoder = _Decoder(self)
+                self._decoder = _Decoder(self.path, self.index)
             frame = self._decoder.frame(index)
         except (av.FFmpegError, OSError) as error:
-            raise InputError(f"{self.path}: frame {index} cannot be decoded ({error})") from error
+            raise InputError(
+                f"{self.path}: frame {index} cannot be read ({_line(error)})"
+            ) from error
         if frame is None:
             raise InputError(
                 f"{self.path}: frame {index} of {len(self)} cannot be decoded; the file is damaged, "
@@ -65,77 +83,84 @@ class VideoFrames:
             )
         if (frame.height, frame.width) != self.size:
             raise InputError(
-                f"{self.path}: frame {index} is {frame.width} x {frame.height} pixels, the first one "
-                f"{self.size[1]} x {self.size[0]}; split the recording where its size changes"
+                f"{self.path}: frame {index} is {frame.width} x {frame.height} pixels, the first "
+                f"one {self.size[1]} x {self.size[0]}; split the recording where its size changes"
             )
-        return frame.to_ndarray(format="gray" if self.grey else "rgb24")
+        return self._decoder.pixels(frame, "gray" if self.grey else "rgb24")
 
 
 class _Decoder:
     """An open file at some position; belongs to one process."""
 
-    def __init__(self, frames: VideoFrames) -> None:
+    def __init__(self, path: str, index: _Index) -> None:
         self.process = os.getpid()
-        self.keys = frames.keys
-        self.stamps = frames.stamps
-        self.index_of = {int(stamp): index for index, stamp in enumerate(frames.stamps)}
-        self.container, self.stream = _open(frames.path)
-        self.recent: OrderedDict[int, av.VideoFrame] = OrderedDict()
-        self.position = len(frames)  # index of the last decoded frame; here: nothing to go on from
-        self.following: Iterator[tuple[int, av.VideoFrame]] = iter(())
+        self.path = path
+        self.index = index
+        self.position_of = {int(stamp): place for place, stamp in enumerate(index.stamps)}
+        self.container, self.stream = _open(path)
+        self.reformatter = VideoReformatter()
+        self.recent: OrderedDict[int, VideoFrame] = OrderedDict()
+        self.following: Iterator[tuple[int, VideoFrame]] = iter(())
+        self.position = len(index.stamps)  # last decoded frame; at first nothing to go on from
 
-    def frame(self, index: int) -> av.VideoFrame | None:
+    def frame(self, wanted: int) -> VideoFrame | None:
         """The frame, or None where the stream does not give it."""
-        if index in self.recent:
-            return self.recent[index]
-        key = int(np.searchsorted(self.keys, index, side="right")) - 1
-        if self.keys[key] - 1 <= self.position < index:
-            return self._advance(index)
-        # Where a container seeks inexactly, one key frame earlier is right.
-        for start in (key, key - 1, 0):
-            if start >= 0 and self._seek(int(self.keys[start])):
-                return self._advance(index)
-        return None
-
-    def _seek(self, key: int) -> bool:
-        self.container.seek(int(self.stamps[key]), stream=self.stream)
-        packets = self.container.demux(self.stream)
-        for packet in packets:
-            if packet.is_keyframe and packet.pts is not None:
-                if self.index_of.get(packet.pts, len(self.stamps)) > key:
-                    return False
-                self.following = self._decode(packet, packets, key)
-                self.position = key - 1
-                return True
-        return False
-
-    def _decode(
-        self, first: av.Packet, packets: Iterator[av.Packet], key: int
-    ) -> Iterator[tuple[int, av.VideoFrame]]:
-        # Pictures shown before the key frame but stored after it lean on the group before: they
-        # come out damaged and are passed over; who wants them starts at the key frame before.
-        for packet in chain([first], packets):
-            try:
-                for frame in packet.decode():
-                    index = self.index_of.get(frame.pts)
-                    if index is not None and index >= key:
-                        yield index, frame
-            except av.InvalidDataError:
-                continue  # damaged data: the frame is missing, which whoever asks for it is told
-
-    def _advance(self, index: int) -> av.VideoFrame | None:
+        if wanted in self.recent:
+            return self.recent[wanted]
+        key = int(np.searchsorted(self.index.keys, wanted, side="right")) - 1
+        if not self.index.keys[key] - 1 <= self.position < wanted:
+            self.start(key)
         for position, frame in self.following:
             self.position = position
             self.recent[position] = frame
-            while len(self.recent) > _RECENT:
+            if len(self.recent) > _RECENT:
                 self.recent.popitem(last=False)
-            if position >= index:
-                return frame if position == index else None
-        self.position = len(self.stamps)
+            if position >= wanted:
+                return frame if position == wanted else None
+        self.position = len(self.index.stamps)
         return None
 
+    def pixels(self, frame: VideoFrame, layout: str) -> Pixels:
+        """The frame as an array of its own."""
+        return self.reformatter.reformat(frame, format=layout, threads=1).to_ndarray()
 
-def _open(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
+    def start(self, key: int) -> None:
+        """Go to the key frame with this number."""
+        first = int(self.index.keys[key])
+        self.position = first - 1
+        if self.index.seekable:
+            stamp = int(self.index.stamps[first])
+            self.container.seek(stamp, stream=self.stream)
+            packets = self.container.demux(self.stream)
+            found = next((packet for packet in packets if packet.is_keyframe), None)
+            if found is not None and self.position_of.get(found.pts, first + 1) <= first:
+                self.following = self._decode(chain([found], packets), first)
+                return
+        # Read from the start, without decoding, up to the packet that holds the key frame.
+        self.container.close()
+        self.container, self.stream = _open(self.path)
+        packets = (packet for packet in self.container.demux(self.stream))
+        packets = islice(packets, int(self.index.key_packets[key]), None)
+        self.following = self._decode(packets, first)
+
+    def _decode(self, packets: Iterator[Any], first: int) -> Iterator[tuple[int, VideoFrame]]:
+        # Pictures shown before the key frame but stored after it lean on the group before, and come
+        # out damaged: who wants them starts at the key frame before.
+        for frame in _frames(packets):
+            position = self.position_of.get(frame.pts)
+            if position is not None and position >= first:
+                yield position, frame
+
+
+def _frames(packets: Iterator[Any]) -> Iterator[VideoFrame]:
+    for packet in packets:
+        try:
+            yield from packet.decode()
+        except av.InvalidDataError:
+            continue  # damaged data: the frame is missing, which whoever asks for it is told
+
+
+def _open(path: str) -> tuple[InputContainer, VideoStream]:
     # Only files: a playlist dressed up as a video must not reach into the network.
     container = av.open(os.path.abspath(path), options={"protocol_whitelist": "file"})
     if not container.streams.video:
@@ -147,52 +172,16 @@ def _open(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
     return container, stream
 
 
-def _listed(path: str) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Time stamps of all packets in the order shown, key frames, and whether the file is complete.
-
-    Without decoding. No stamps where the container has none.
-    """
-    container, stream = _open(path)
-    with container:
-        packets = [
-            (packet.pts, packet.is_keyframe, packet.is_corrupt)
-            for packet in container.demux(stream)
-            if packet.size and not packet.is_discard
-        ]
-        complete = stream.frames == len(packets) and not any(corrupt for *_, corrupt in packets)
-    if any(pts is None for pts, *_ in packets) or len({pts for pts, *_ in packets}) < len(packets):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), False
-    packets.sort(key=lambda packet: packet[0])
-    stamps = np.array([pts for pts, *_ in packets], np.int64)
-    return stamps, np.flatnonzero([key for _, key, _ in packets]), complete
-
-
-def _decoded(path: str, start: int | None = None, limit: int | None = None) -> list[Any]:
-    """Time stamp and key flag of frames as they come out of the decoder, from a key frame on."""
-    container, stream = _open(path)
-    found: list[Any] = []
-    with container:
-        if start is not None:
-            container.seek(start, stream=stream)
-        for packet in container.demux(stream):
-            try:
-                found += [(frame.pts, frame.key_frame) for frame in packet.decode()]
-            except av.InvalidDataError:
-                continue
-            if limit and len(found) >= limit:
-                break
-    return found[:limit]
-
-
 def video_frames(path: str | os.PathLike[str]) -> tuple[VideoFrames, np.ndarray]:
-    """The frames of one video file and their times in seconds from the first.
+    """The frames of one video file, and `[N]` times in seconds from the first.
 
-    Packets are listed without decoding; the first few frames are decoded to see whether the list
-    can be trusted, otherwise (H.264 with B-frames in AVI, for one) the whole file is decoded once.
-    The end of a file that was cut is decoded too, and frames that do not come out are left off.
+    Packets are listed without decoding. The first few frames are decoded to see whether the list
+    can be trusted; if not (H.264 with B-frames in AVI, for one) the whole file is decoded once.
+    Where the container's own count differs or is missing, the last group is decoded too, and frames
+    at the end that do not come out (a file that was cut) are left off.
 
     Raises:
-        InputError: the file is missing, empty, no video, or not one frame can be decoded.
+        InputError: the file is missing, empty, no video, or not one frame of it can be decoded.
     """
     ((_, file),) = keyed_files(path, VIDEO_SUFFIXES, "a video")
     name = str(file)
@@ -203,17 +192,7 @@ def video_frames(path: str | os.PathLike[str]) -> tuple[VideoFrames, np.ndarray]
             size = checked_size(context.height, context.width, name)
             grey = (context.pix_fmt or "").startswith("gray")
             time_base = float(stream.time_base or 1)
-        stamps, keys, complete = _listed(name)
-        if len(keys):  # what is shown before the first key frame leans on frames that are not there
-            stamps, keys = stamps[keys[0] :], keys - keys[0]
-        probe = [pts for pts, _ in _decoded(name, limit=_PROBE)]
-        if not len(keys) or probe != stamps[: len(probe)].tolist():
-            stamps, keys = _decoded_index(name)
-        elif not complete:
-            ends = {pts for pts, _ in _decoded(name, start=int(stamps[keys[-1]]))}
-            while len(stamps) and int(stamps[-1]) not in ends:
-                stamps = stamps[:-1]
-            keys = keys[keys < len(stamps)]
+        index = _list(name)
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -221,23 +200,78 @@ def video_frames(path: str | os.PathLike[str]) -> tuple[VideoFrames, np.ndarray]
             f"{name}: is not a video that can be read ({_line(error)}); it may be cut short, copy "
             "it again or convert it to MP4"
         ) from error
-    if not len(stamps) or not len(keys):
-        raise InputError(f"{name}: not one frame can be decoded; the file is damaged or empty")
-    times_s = (np.sort(stamps) - stamps.min()) * time_base
-    return VideoFrames(name, stamps, keys, size, grey), times_s
+    times_s = (np.sort(index.stamps) - index.stamps.min()) * time_base
+    return VideoFrames(name, index, size, grey), times_s
 
 
-def _decoded_index(path: str) -> tuple[np.ndarray, np.ndarray]:
-    frames = _decoded(path)
-    stamps = [pts for pts, _ in frames]
+class _Packet(NamedTuple):
+    stamp: int | None
+    key: bool
+    shown: bool
+    corrupt: bool
+
+
+def _list(path: str) -> _Index:
+    container, stream = _open(path)
+    with container:
+        packets = [
+            _Packet(packet.pts, packet.is_keyframe, not packet.is_discard, packet.is_corrupt)
+            for packet in container.demux(stream)
+            if packet.size
+        ]
+        complete = stream.frames == len(packets) and not any(one.corrupt for one in packets)
+        seekable = container.format.name.startswith(_INDEXED)
+    shown = [packet.stamp for packet in packets if packet.shown and packet.stamp is not None]
+    index = _index(packets, sorted(shown), seekable)
+    probe = _decoded_stamps(path, _PROBE)
+    if len(shown) < len(packets) or probe != index.stamps[: len(probe)].tolist():
+        index = _index(packets, _decoded_stamps(path), seekable)
+    if not complete and len(index.keys):
+        index = _without_lost_end(path, index)
+    if not len(index.keys):
+        raise InputError(f"{path}: not one frame can be decoded; the file is damaged or empty")
+    return index
+
+
+def _index(packets: list[_Packet], stamps: list[Any], seekable: bool) -> _Index:
+    position_of = {stamp: position for position, stamp in enumerate(stamps)}
+    keys = sorted(
+        (position_of[packet.stamp], number)
+        for number, packet in enumerate(packets)
+        if packet.key and packet.stamp in position_of
+    )
+    # What is shown before the first key frame leans on frames that are not in the file.
+    first = keys[0][0] if keys else len(stamps)
+    pairs = np.array(keys, np.int64).reshape(-1, 2)
+    return _Index(np.array(stamps[first:], np.int64), pairs[:, 0] - first, pairs[:, 1], seekable)
+
+
+def _decoded_stamps(path: str, limit: int | None = None) -> list[int]:
+    container, stream = _open(path)
+    with container:
+        stamps = [frame.pts for frame in islice(_frames(container.demux(stream)), limit)]
     if None in stamps or len(set(stamps)) < len(stamps):
         raise InputError(
-            f"{path}: its frames have no usable time stamps; wrap it anew, "
-            "for instance with: ffmpeg -i INPUT -c copy OUTPUT.mkv"
+            f"{path}: its frames have no usable time stamps; wrap it anew, for instance with: "
+            "ffmpeg -fflags +genpts -i INPUT -c copy OUTPUT.mkv"
         )
-    first = next((index for index, (_, key) in enumerate(frames) if key), len(frames))
-    keys = [index - first for index, (_, key) in enumerate(frames) if key]
-    return np.array(stamps[first:], np.int64), np.array(keys, np.int64)
+    return stamps
+
+
+def _without_lost_end(path: str, index: _Index) -> _Index:
+    decoder = _Decoder(path, index)
+    for key in reversed(range(len(index.keys))):
+        decoder.start(key)
+        if found := [position for position, _ in decoder.following]:
+            end = max(found) + 1
+            kept = index.keys < end
+            return replace(
+                index,
+                stamps=index.stamps[:end],
+                keys=index.keys[kept],
+                key_packets=index.key_packets[kept],
+            )
+    return replace(index, keys=index.keys[:0])
 
 
 def _line(error: BaseException) -> str:
