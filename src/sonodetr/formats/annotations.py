@@ -5,13 +5,13 @@ them are gathered in `LabelTable`, which then stops with the first and their num
 out.
 """
 
+import logging
 import math
 import os
 import reprlib
-import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from defusedxml import DefusedXmlException
@@ -21,11 +21,16 @@ from pydantic import BaseModel, ValidationError
 from sonodetr.files import InputError, existing_file
 from sonodetr.types import Labels
 
+_log = logging.getLogger(__name__)
+
 OnBadLabel = Literal["error", "skip"]
 
 _TOLERANCE_PX = 1.0  # what rounding of corners can push over the border
 _SMALLEST_PX = 0.01  # thinner boxes may have no area left in float32
 _LARGEST = 1e7  # no picture is that large; also keeps integers beyond float out
+
+
+Frame = TypeVar("Frame", bound=Hashable)
 
 
 class BadLabel(ValueError):
@@ -42,34 +47,42 @@ class Row(NamedTuple):
     crowd: bool = False
 
 
-class LabelTable:
+class LabelTable(Generic[Frame]):
     """Rows by frame. A frame with a bad label is left unlabelled: what it shows is not known."""
 
     def __init__(self, on_bad_label: OnBadLabel) -> None:
         self._on_bad_label = on_bad_label
-        self._rows: dict[Hashable, list[Row]] = {}
-        self._spoilt: set[Hashable] = set()
+        self._rows: dict[Frame, list[Row]] = {}
+        self._spoilt: set[Frame] = set()
         self._first_problem = ""
         self._num_bad = 0
         self._num_labels = 0
 
-    def add_frame(self, frame: Hashable) -> None:
+    def add_frame(self, frame: Frame) -> None:
         """Note that the file labels this frame, be it with nothing."""
         self._rows.setdefault(frame, [])
 
-    def add(self, frame: Hashable, row: Row) -> None:
+    def add(self, frame: Frame, row: Row) -> None:
         """Add one object to a frame."""
         self._rows.setdefault(frame, []).append(row)
         self._num_labels += 1
 
-    def add_bad(self, frame: Hashable, problem: str) -> None:
-        """Note a label that cannot be used; `problem` names file, label and reason."""
+    def add_bad(self, frame: Frame | None, problem: str) -> None:
+        """Note a label that cannot be used; `problem` names file, label and reason.
+
+        `frame` is None for a label that belongs to no frame.
+        """
         self._first_problem = self._first_problem or problem
         self._num_bad += 1
         self._num_labels += 1
+        if frame is not None:
+            self.spoil(frame)
+
+    def spoil(self, frame: Frame) -> None:
+        """Note that a frame is not known completely, because of a bad label elsewhere."""
         self._spoilt.add(frame)
 
-    def finish(self) -> dict[Hashable, Labels]:
+    def finish(self) -> dict[Frame, Labels]:
         """Labels by frame.
 
         Raises:
@@ -81,11 +94,12 @@ class LabelTable:
                 "correct the file, or leave bad labels out with on_bad_label=skip"
             )
         if self._num_bad:
-            warnings.warn(
-                f"{self._num_bad} of {self._num_labels} labels left out, "
-                f"{len(self._spoilt & self._rows.keys())} frames count as unlabelled; "
-                f"the first: {self._first_problem}",
-                stacklevel=3,
+            _log.warning(
+                "%d of %d labels left out, %d frames count as unlabelled; the first: %s",
+                self._num_bad,
+                self._num_labels,
+                len(self._spoilt & self._rows.keys()),
+                self._first_problem,
             )
         return {
             frame: labels_from(rows)
@@ -101,33 +115,34 @@ def labels_from(rows: Sequence[Row]) -> Labels:
     return Labels.of(*zip(*rows, strict=True))
 
 
-def clip_box(
-    left: float, top: float, right: float, bottom: float, size: tuple[int, int]
-) -> list[float]:
+def clip_box(box_xyxy_px: Sequence[float], size: tuple[int, int]) -> list[float]:
     """The box inside a picture of `size` (height, width); up to 1 px outside counts as rounding.
 
     Raises:
         BadLabel: the box is empty, not finite, or sticks out further.
 
-    >>> clip_box(-0.5, 2, 10, 8, (8, 9))
+    >>> clip_box([-0.5, 2, 10, 8], (8, 9))
     [0.0, 2.0, 9.0, 8.0]
     """
-    corners = [left, top, right, bottom]
-    if not all(abs(value) < _LARGEST for value in corners):  # also true for NaN
-        raise BadLabel(f"box {shown(corners)} is not finite")
-    height, width = size
+    left, top, right, bottom = box_xyxy_px
+    if not all(abs(value) < _LARGEST for value in box_xyxy_px):  # also true for NaN
+        raise BadLabel(f"box {_text(box_xyxy_px)} is not finite")
     if right <= left or bottom <= top:
         raise BadLabel(f"box is empty ({right - left:g} x {bottom - top:g} px)")
-    over = max(-left, -top, right - width, bottom - height)
-    clipped = [max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)]
-    thin = min(clipped[2] - clipped[0], clipped[3] - clipped[1]) < _SMALLEST_PX
-    if over > _TOLERANCE_PX or thin:
-        box = ", ".join(f"{value:g}" for value in corners)
-        fault = "is empty inside" if over <= _TOLERANCE_PX else f"sticks {over:g} px out of"
+    height, width = size
+    over_px = max(-left, -top, right - width, bottom - height)
+    if over_px > _TOLERANCE_PX:
         raise BadLabel(
-            f"box {box} (left, top, right, bottom) {fault} the {width} x {height} picture"
+            f"box {_text(box_xyxy_px)} sticks {over_px:g} px out of the {width} x {height} picture"
         )
+    clipped = [max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)]
+    if min(clipped[2] - clipped[0], clipped[3] - clipped[1]) < _SMALLEST_PX:
+        raise BadLabel(f"box {_text(box_xyxy_px)} has no area in the picture")
     return [float(value) for value in clipped]
+
+
+def _text(box_xyxy_px: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in box_xyxy_px) + " (left, top, right, bottom)"
 
 
 def numbers(values: Any, count: int, what: str) -> list[float]:

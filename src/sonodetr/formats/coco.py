@@ -144,7 +144,7 @@ def read_coco(
 
     sizes = {image: video.frames.size for video, frames in opened for image in frames}
     index_of = {category.id: index for index, category in enumerate(categories)}
-    table = LabelTable(on_bad_label)
+    table = LabelTable[int](on_bad_label)
     for image in sizes:
         table.add_frame(image)
     for annotation in file.annotations:
@@ -174,7 +174,7 @@ def _row(
     left, top, width, height = numbers(annotation.bbox, 4, "bbox")
     track = annotation.instance_id if annotation.instance_id is not None else annotation.track_id
     return Row(
-        clip_box(left, top, left + width, top + height, sizes[annotation.image_id]),
+        clip_box((left, top, left + width, top + height), sizes[annotation.image_id]),
         index_of[annotation.category_id],
         -1 if track is None else track,
         _points(annotation.keypoints),
@@ -269,23 +269,21 @@ def _from_recording(
     video: _Video, images: Sequence[_Image], pictures: Pictures, source: Path
 ) -> _Opened:
     """The frames are in one file, named by the video; an image's `frame_id` counts them from 0."""
+    from sonodetr.formats import open_source  # here, as `formats` imports this module
+
     where = f"{source}: video {video.id}"
-    folders = (pictures.folder, source.parent)
-    found = [
-        f / video.file_name for f in folders if video.file_name and (f / video.file_name).is_file()
-    ]
-    if not found:
+    places = [folder / video.file_name for folder in (pictures.folder, source.parent)]
+    place = next((place for place in places if place.is_file()), None)
+    if place is None:
         named = f"its file {video.file_name!r}" if video.file_name else "a file_name for it"
         raise InputError(
             f"{where}: neither the pictures of its images nor {named} found in {pictures.folder}; "
             "name the folder with images="
         )
-    from sonodetr.formats import open_source  # which itself offers this reader
-
-    recording = open_source(str(found[0]))
+    recording = open_source(place)
     if video.length and video.length != len(recording):
         raise InputError(
-            f"{where}: length is {video.length}, but {found[0]} has {len(recording)} frames; "
+            f"{where}: length is {video.length}, but {place} has {len(recording)} frames; "
             "name the recording that was labelled, or correct the length"
         )
     for image in images:
@@ -293,11 +291,11 @@ def _from_recording(
         if size and size != tuple(recording.frames.size):
             height, width = recording.frames.size
             raise InputError(
-                f"{where}: is listed as {size[1]} x {size[0]}, but {found[0]} has {width} x {height}"
+                f"{where}: is listed as {size[1]} x {size[0]}, but {place} has {width} x {height}"
             )
         if image.frame_id is None or image.frame_id >= len(recording):
             raise InputError(
-                f"{source}: image {image.id}: frame_id {image.frame_id} is outside {found[0]}, "
+                f"{source}: image {image.id}: frame_id {image.frame_id} is outside {place}, "
                 f"which has frames 0 to {len(recording) - 1}"
             )
     about = {"key": video.key, **video.about}
