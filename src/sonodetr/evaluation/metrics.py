@@ -228,18 +228,18 @@ def best_threshold(matches: Matches) -> float | None:
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Figures of one class; NaN or None where it has no objects or a recall is not reached."""
+    """Figures of one class; None where it has no objects or a recall is not reached."""
 
     objects: int
-    ap: float
-    ap50: float
+    ap: float | None
+    ap50: float | None
     at_recall: dict[float, OperatingPoint | None]
     best_f1: OperatingPoint | None
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures of one set of detections; docs/evaluation.md says how each is counted.
+    """Figures of one set of detections, None where undefined (docs/evaluation.md).
 
     Attributes:
         frames: labelled frames, those known to be empty included.
@@ -254,28 +254,32 @@ class Metrics:
 
     frames: int
     objects: int
-    ap: float
-    ap50: float
-    ap75: float
-    ar1: float
-    ar10: float
-    ar100: float
-    ap_small: float
-    ap_medium: float
-    ap_large: float
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ar1: float | None
+    ar10: float | None
+    ar100: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
     at_recall: dict[float, OperatingPoint | None]
     best_f1: OperatingPoint | None
     classes: dict[str, ClassMetrics]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; what is undefined is None."""
-        return _plain(asdict(self))
+        """Plain values for JSON."""
+        return _text_keys(asdict(self))
 
 
-def _plain(value: Any) -> Any:
+def _text_keys(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return None if isinstance(value, float) and np.isnan(value) else value
+        return {str(key): _text_keys(item) for key, item in value.items()}
+    return value
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def metrics_of(matches: Matches) -> Metrics:
@@ -287,20 +291,20 @@ def metrics_of(matches: Matches) -> Metrics:
         own = curve(matches, label)
         classes[name] = ClassMetrics(
             own.objects,
-            float(ap[label].mean()),
-            float(ap[label, 0]),
+            _defined(ap[label].mean()),
+            _defined(ap[label, 0]),
             {recall: own.at_recall(recall) for recall in AT_RECALL},
             own.best_f1(),
         )
     mean = {
-        name: float(_mean_defined(ap[None, :, t].mean(2))[0])
-        for name, t in AVERAGE_PRECISIONS.items()
+        name: _defined(_mean_defined(ap[None, :, thresholds].mean(2))[0])
+        for name, thresholds in AVERAGE_PRECISIONS.items()
     }
     return Metrics(
         frames=whole.frames,
         objects=whole.objects,
         **mean,
-        **matches.coco,
+        **{name: _defined(value) for name, value in matches.coco.items()},
         at_recall={recall: whole.at_recall(recall) for recall in AT_RECALL},
         best_f1=whole.best_f1(),
         classes=classes,
