@@ -14,6 +14,8 @@ from torch.nn import functional
 from sonodetr.config import BackboneConfig
 from sonodetr.model.compact import Compact
 from sonodetr.model.efficientnet import EfficientNetLite0
+from sonodetr.model.huggingface import IMAGENET_MEAN, IMAGENET_STD, HuggingFaceNetwork
+from sonodetr.model.resnet import ResNet
 
 STRIDES = (8, 16, 32)
 
@@ -76,16 +78,22 @@ def build_backbone(config: BackboneConfig, in_channels: int) -> Backbone:
     Raises:
         InputError: its weights were asked for and are not there.
     """
+    network: nn.Module
+    # Black stays 0, the value that convolutions pad with; the first batch norm does the rest.
+    mean, std = (0.0,) * in_channels, (0.25,) * in_channels
     match config.name:
         case "compact":
-            # Black stays 0, the value that convolutions pad with.
-            compact = Compact(in_channels, config.width, config.depths)
-            return Backbone(compact, config.stride, (0.0,) * in_channels, (0.25,) * in_channels)
+            network = Compact(in_channels, config.width, config.depths)
+        case "resnet":
+            network = ResNet(in_channels, config.width, config.depths, bottleneck=config.bottleneck)
+            if in_channels == 3:  # as all published weights expect it
+                mean, std = IMAGENET_MEAN, IMAGENET_STD
         case "efficientnet_lite0":
-            efficientnet = EfficientNetLite0(in_channels)
+            network = EfficientNetLite0(in_channels)
             if config.pretrained:
-                efficientnet.load_imagenet()
+                network.load_imagenet()
             mean, std = (127 / 255,) * in_channels, (128 / 255,) * in_channels
-            return Backbone(efficientnet, config.stride, mean, std)
-        case _:
-            raise NotImplementedError(config.name)
+        case "huggingface":
+            network = HuggingFaceNetwork(config.path, pretrained=config.pretrained)
+            mean, std = network.mean, network.std
+    return Backbone(network, config.stride, mean, std)

@@ -26,7 +26,7 @@ class ResidualBlock(nn.Module):
         self.second = convolution(outputs, outputs, 3)
         same = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if same else convolution(inputs, outputs, 1, stride)
-        nn.init.zeros_(self.second[1].weight)  # a block starts as its shortcut: faster first epochs
+        nn.init.zeros_(self.second[1].get_parameter("weight"))  # a block starts as its shortcut
 
     def forward(
         self, features: Float[Tensor, "batch inputs height width"]
