@@ -32,7 +32,7 @@ class SplitConfig(Section):
         0.15, gt=0, lt=1, description="share of the rest that chooses checkpoint and threshold"
     )
     similarity: float = Field(
-        0.9, gt=0, le=1, description="stills whose correlation reaches this stay in one part"
+        0.6, gt=0, le=1, description="stills whose correlation reaches this stay in one part"
     )
     test_frames: tuple[tuple[int, int], ...] = Field(
         (), description="within-video check: first and last frame of each held-out stretch"
@@ -50,6 +50,8 @@ class SplitConfig(Section):
             raise ValueError(f"test_fold {self.test_fold} must be below folds {self.folds}")
         if bool(self.test_frames) != bool(self.validation_frames):
             raise ValueError("test_frames and validation_frames must be given together")
+        if any(first > last for first, last in (*self.test_frames, *self.validation_frames)):
+            raise ValueError("a stretch of frames must be given as first, last")
         return self
 
 
@@ -83,6 +85,15 @@ class DataConfig(Section):
     )
     split: SplitConfig = SplitConfig()
     augment: AugmentConfig = AugmentConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DataConfig":
+        reach = (self.clip_frames - 1) * self.clip_step
+        if self.split.test_frames and self.split.border_frames < reach:
+            raise ValueError(
+                f"clips reach back {reach} frames, so split.border_frames must be at least {reach}"
+            )
+        return self
 
 
 class BackboneConfig(Section):

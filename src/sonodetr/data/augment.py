@@ -111,7 +111,7 @@ def _gain_and_range(
     pictures: np.ndarray, config: AugmentConfig, random: np.random.Generator
 ) -> Float32[np.ndarray, "256"]:
     """Grey after another dynamic range, about the mean of what is not black, and another gain."""
-    mean = float(pictures.sum()) / max(1, np.count_nonzero(pictures))
+    mean = float(pictures.sum()) / max(1, int(np.count_nonzero(pictures)))
     contrast = _factor(config.dynamic_range, random)
     gain = 255 * config.gain * random.triangular(-1, 0, 1)
     changed = mean + (np.arange(256) - mean) * contrast + gain

@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 from sonodetr.config import SplitConfig
+from sonodetr.data.similarity import near_identical, thumbnail
 from sonodetr.files import InputError, closest
 from sonodetr.types import Video
 
 PARTS = ("train", "validation", "test")
+# First word of the random stream's seed; clips.py uses 1 and 2.
+_SPLIT_STREAM = 3
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,14 @@ def split(videos: Sequence[Video], config: SplitConfig, seed: int) -> Split:
     if config.test_frames:
         return _split_within(videos, config)
     groups = _groups(videos, config.similarity)
-    if len(groups) < config.folds + 1:
-        raise InputError(
-            f"data has {len(groups)} groups that must stay whole (patients, recordings, "
-            f"near-identical stills), but data.split.folds is {config.folds} and validation needs "
-            "one more; lower folds, add recordings, or set data.split.test_frames and "
-            "validation_frames to hold out stretches of one recording"
-        )
+    if len(groups) < config.folds:
+        raise _too_few(len(groups), config)
     counts = _counts(videos, groups)
-    random = np.random.default_rng((3, seed))
+    random = np.random.default_rng((_SPLIT_STREAM, seed))
     folds = _deal(counts, np.full(config.folds, 1 / config.folds), random)
     rest = np.flatnonzero(folds != config.test_fold)
+    if len(rest) < 2:
+        raise _too_few(len(groups), config)
     share = config.validation_fraction
     validation = rest[_deal(counts[rest], np.array([1 - share, share]), random) == 1]
     part = np.zeros(len(groups), int)
@@ -64,6 +63,15 @@ def split(videos: Sequence[Video], config: SplitConfig, seed: int) -> Split:
     return Split(*samples)
 
 
+def _too_few(count: int, config: SplitConfig) -> InputError:
+    return InputError(
+        f"the data has {count} groups that must stay whole (patients, recordings, near-identical "
+        f"stills), too few for data.split.folds={config.folds} with both training and validation "
+        "beside the test; add recordings or lower folds, or hold out stretches of one recording "
+        "with data.split.test_frames and validation_frames"
+    )
+
+
 def _groups(videos: Sequence[Video], similarity: float) -> list[list[int]]:
     """Indices of labelled recordings that must stay together."""
     labelled = [index for index, video in enumerate(videos) if video.labels]
@@ -74,33 +82,19 @@ def _groups(videos: Sequence[Video], similarity: float) -> list[list[int]]:
             index = parent[index]
         return index
 
-    first: dict[str, int] = {}
+    first_of: dict[str, int] = {}
     for index in labelled:
         patient = videos[index].patient
         if patient is not None:
-            parent[root(index)] = root(first.setdefault(patient, index))
+            parent[root(index)] = root(first_of.setdefault(patient, index))
     stills = [index for index in labelled if len(videos[index]) == 1]
-    for a, b in _near_identical([videos[index] for index in stills], similarity):
-        parent[root(stills[a])] = root(stills[b])
+    thumbnails = [thumbnail(videos[index].frames[0]) for index in stills]
+    for first_still, second_still, _ in near_identical(thumbnails, similarity):
+        parent[root(stills[first_still])] = root(stills[second_still])
     groups: dict[int, list[int]] = {}
     for index in labelled:
         groups.setdefault(root(index), []).append(index)
     return list(groups.values())
-
-
-def _near_identical(stills: Sequence[Video], similarity: float) -> list[tuple[int, int]]:
-    if len(stills) < 2:
-        return []
-    thumbs = np.stack([_thumbnail(still.frames[0]).ravel() for still in stills])
-    thumbs -= thumbs.mean(1, keepdims=True)
-    thumbs /= np.maximum(np.linalg.norm(thumbs, axis=1, keepdims=True), 1e-9)
-    first, second = np.nonzero(np.triu(thumbs @ thumbs.T >= similarity, 1))
-    return list(zip(first.tolist(), second.tolist(), strict=True))
-
-
-def _thumbnail(pixels: np.ndarray) -> np.ndarray:
-    grey = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 def _counts(videos: Sequence[Video], groups: Sequence[Sequence[int]]) -> np.ndarray:
@@ -130,21 +124,69 @@ def _deal(counts: np.ndarray, shares: np.ndarray, random: np.random.Generator) -
 
 
 def _split_within(videos: Sequence[Video], config: SplitConfig) -> Split:
-    parts: dict[str, list[tuple[int, int]]] = {name: [] for name in PARTS}
-    held = (*config.test_frames, *config.validation_frames)
-    for index, video in enumerate(videos):
-        for frame in sorted(video.labels):
-            if _inside(frame, config.test_frames, 0):
-                parts["test"].append((index, frame))
-            elif _inside(frame, config.validation_frames, 0):
-                parts["validation"].append((index, frame))
-            elif not _inside(frame, held, config.border_frames):
-                parts["train"].append((index, frame))
-    return Split(**parts)
+    labelled = [index for index, video in enumerate(videos) if video.labels]
+    if len(labelled) != 1:
+        raise InputError(
+            f"data.split.test_frames divides one recording, but {len(labelled)} have labels; "
+            "leave test_frames and validation_frames out to divide by recording"
+        )
+    index = labelled[0]
+    frames = sorted(videos[index].labels)
+    test, validation = config.test_frames, config.validation_frames
+    border = config.border_frames
+    in_test = [frame for frame in frames if _inside(frame, test, 0)]
+    in_validation = [
+        frame
+        for frame in frames
+        if _inside(frame, validation, 0) and not _inside(frame, test, border)
+    ]
+    in_train = [frame for frame in frames if not _inside(frame, (*test, *validation), border)]
+    for name, part in (("train", in_train), ("validation", in_validation), ("test", in_test)):
+        if not part:
+            raise InputError(
+                f"data.split leaves no labelled frame for {name}; {videos[index].key} has "
+                f"{len(frames)} between {frames[0]} and {frames[-1]}, change test_frames, "
+                "validation_frames or border_frames"
+            )
+    return Split(
+        *([(index, frame) for frame in part] for part in (in_train, in_validation, in_test))
+    )
 
 
 def _inside(frame: int, stretches: Sequence[tuple[int, int]], border: int) -> bool:
     return any(first - border <= frame <= last + border for first, last in stretches)
+
+
+def near_identical_across(
+    videos: Sequence[Video], division: Split, similarity: float, frames_a_video: int = 12
+) -> list[str]:
+    """A line for each two recordings of different parts that have a near-identical frame.
+
+    Such a pair lets a model be tested on what it has learnt by heart: the same recording under two
+    names, patients whose key is missing, neighbouring stretches of one recording. Of every
+    recording and part, `frames_a_video` labelled frames are compared, evenly spread.
+    """
+    shown: list[tuple[str, int, int]] = []
+    for name in PARTS:
+        by_video: dict[int, list[int]] = {}
+        for video, frame in getattr(division, name):
+            by_video.setdefault(video, []).append(frame)
+        for video, frames in by_video.items():
+            picks = np.linspace(0, len(frames) - 1, min(len(frames), frames_a_video))
+            shown += [(name, video, frames[round(pick)]) for pick in picks]
+    thumbnails = [thumbnail(videos[video].frames[frame]) for _, video, frame in shown]
+    best: dict[tuple[str, int, str, int], tuple[float, int, int]] = {}
+    for first, second, value in near_identical(thumbnails, similarity):
+        part, video, frame = shown[first]
+        other_part, other_video, other_frame = shown[second]
+        key = (part, video, other_part, other_video)
+        if part != other_part and value > best.get(key, (-1.0, 0, 0))[0]:
+            best[key] = (value, frame, other_frame)
+    return [
+        f"{part} {videos[video].key} frame {frame} and {other_part} {videos[other].key} frame "
+        f"{other_frame} are near-identical (similarity {value:.2f})"
+        for (part, video, other_part, other), (value, frame, other_frame) in best.items()
+    ]
 
 
 def to_json(videos: Sequence[Video], division: Split) -> dict[str, dict[str, list[int]]]:
