@@ -72,7 +72,7 @@ def match(
         frames: (video index, frame index) to evaluate; None is all labelled frames.
 
     Raises:
-        InputError: there is no labelled frame.
+        InputError: there is no labelled frame, or hotcoco is not installed.
         ValueError: a frame has no labels or no entry in `detections`, or a score or box is not
             finite.
     """
@@ -117,8 +117,10 @@ def _best(rows: np.ndarray) -> np.ndarray:
 def _compare(
     class_names: tuple[str, ...], video: list[int], truth: np.ndarray, detections: np.ndarray
 ) -> Matches:
-    import hotcoco
-
+    try:
+        import hotcoco
+    except ImportError:
+        raise InputError("evaluation needs hotcoco; run: pip install 'sonodetr[train]'") from None
     detections = detections[np.argsort(-detections[:, 5], kind="stable")]
     # Numbers start at 1: COCO reads a match with object 0 as none.
     images = [{"id": number + 1, "width": 0, "height": 0} for number in range(len(video))]

@@ -121,6 +121,13 @@ class Curve:
         """Share of the objects that were found; NaN without objects."""
         return self.found / self.objects if self.objects else np.full(len(self.found), np.nan)
 
+    def interpolated(self) -> Float64[np.ndarray, " 101"]:
+        """Highest precision at any recall >= 0, 0.01 ... 1; 0 if not reached, NaN without objects."""
+        if not self.objects:
+            return np.full(len(RECALL_THRESHOLDS), np.nan)
+        best = np.append(np.maximum.accumulate(self.precision[::-1])[::-1], 0.0)
+        return best[np.searchsorted(self.recall, RECALL_THRESHOLDS)]
+
     def at_recall(self, recall: float) -> OperatingPoint | None:
         """The strictest threshold that reaches `recall`, or None if none does."""
         reached = np.flatnonzero(self.recall >= recall)
@@ -178,14 +185,12 @@ def curve(
     )
 
 
-def figures(
-    matches: Matches, weights: Int64[np.ndarray, "resamples frames"], threshold: float | None = None
+def average_precisions(
+    matches: Matches, weights: Shaped[np.ndarray, "resamples frames"] | None = None
 ) -> dict[str, Float64[np.ndarray, " resamples"]]:
-    """The figures that get an interval, for each row of frame weights; NaN where undefined.
+    """`ap`, `ap50` and `ap75`, the mean over classes with objects, and of each class as `ap/NAME`.
 
-    `ap`, `ap50`, `ap75`, the same for each class as `ap/NAME`; for all classes pooled at IoU 0.5
-    `precision@0.8` and `false_positives_per_frame@0.8` at recall 0.8 (and 0.9), and, with a
-    threshold, `precision`, `recall` and `false_positives_per_frame` there.
+    NaN where undefined; for `weights` see `average_precision`.
     """
     ap = average_precision(matches, weights)
     result = {}
@@ -194,6 +199,19 @@ def figures(
         result[figure] = _mean_defined(by_class)
         for label, name in enumerate(matches.class_names):
             result[f"{figure}/{name}"] = by_class[:, label]
+    return result
+
+
+def figures(
+    matches: Matches, weights: Int64[np.ndarray, "resamples frames"], threshold: float | None = None
+) -> dict[str, Float64[np.ndarray, " resamples"]]:
+    """The figures that get an interval, for each row of frame weights; NaN where undefined.
+
+    Besides `average_precisions`, for all classes pooled at IoU 0.5: `precision@0.8` and
+    `false_positives_per_frame@0.8` at recall 0.8 (and 0.9) and, with a threshold, `recall`,
+    `precision` and `false_positives_per_frame` there.
+    """
+    result = average_precisions(matches, weights)
     curves = [curve(matches, weights=row) for row in weights]
     points = {f"@{recall}": [c.at_recall(recall) for c in curves] for recall in AT_RECALL}
     if threshold is not None:
@@ -284,26 +302,19 @@ def _defined(value: float) -> float | None:
 
 def metrics_of(matches: Matches) -> Metrics:
     """All figures of `matches`, every frame counted once."""
-    ap = average_precision(matches)[0]
+    ap = {name: _defined(value[0]) for name, value in average_precisions(matches).items()}
     whole = curve(matches)
     classes = {}
     for label, name in enumerate(matches.class_names):
         own = curve(matches, label)
+        at_recall = {recall: own.at_recall(recall) for recall in AT_RECALL}
         classes[name] = ClassMetrics(
-            own.objects,
-            _defined(ap[label].mean()),
-            _defined(ap[label, 0]),
-            {recall: own.at_recall(recall) for recall in AT_RECALL},
-            own.best_f1(),
+            own.objects, ap[f"ap/{name}"], ap[f"ap50/{name}"], at_recall, own.best_f1()
         )
-    mean = {
-        name: _defined(_mean_defined(ap[None, :, thresholds].mean(2))[0])
-        for name, thresholds in AVERAGE_PRECISIONS.items()
-    }
     return Metrics(
         frames=whole.frames,
         objects=whole.objects,
-        **mean,
+        **{name: ap[name] for name in AVERAGE_PRECISIONS},
         **{name: _defined(value) for name, value in matches.coco.items()},
         at_recall={recall: whole.at_recall(recall) for recall in AT_RECALL},
         best_f1=whole.best_f1(),

@@ -1,0 +1,264 @@
+"""Run a model over labelled data and say how good it is, and how sure that is."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from sonodetr.data.clips import labelled_samples
+from sonodetr.data.region import region_of
+from sonodetr.data.splits import select
+from sonodetr.evaluation.matches import Matches, match
+from sonodetr.evaluation.metrics import (
+    RECALL_THRESHOLDS,
+    average_precisions,
+    curve,
+    figures,
+    metrics_of,
+)
+from sonodetr.evaluation.plot import plot_precision_recall
+from sonodetr.evaluation.statistics import CONFIDENCE, bootstrap_intervals
+from sonodetr.files import InputError, read_json, write_json
+from sonodetr.formats import read
+from sonodetr.predictor import Predictor, load
+from sonodetr.training.run import provenance
+from sonodetr.types import Detections, Frame, Video
+
+RESAMPLES = 1000
+SplitName = Literal["all", "train", "validation", "test"]
+Place = tuple[int, int]  # index of the recording, index of the frame
+
+
+def evaluate(
+    model: str | os.PathLike[str],
+    data_path: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    split: SplitName = "all",
+    images: str = "",
+    on_bad_label: Literal["error", "skip"] = "error",
+    threads: int = 0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Evaluate a model on labelled data; writes `evaluation.json` and `precision_recall.png`.
+
+    Args:
+        model: run folder or exported folder.
+        data_path: folder or annotation file in any format that is read.
+        out: folder for the two files.
+        split: "all" labelled frames, or only a part of the division stored with the model.
+        images: folder of the pictures, where not beside the annotations.
+        on_bad_label: stop at a label that cannot be used, or leave it out.
+        threads: processor threads; 0 leaves it to the runtime.
+        seed: of the bootstrap.
+
+    Returns:
+        What `evaluation.json` holds (docs/evaluation.md explains every figure).
+
+    Raises:
+        InputError: the model or the data cannot be used, the data has classes that the model does
+            not know, or the model stores no such split.
+    """
+    videos = read(data_path, images=images, on_bad_label=on_bad_label)
+    predictor = load(model, threads=threads)
+    division = _division(Path(model))
+    if split != "all" and division is None:
+        raise InputError(f"{model}: stores no division of data (split.json); use split 'all'")
+    frames = labelled_samples(videos) if split == "all" else select(videos, division or {}, split)
+    _check_classes(videos, frames, predictor.class_names)
+    matches = match(videos, _predict(predictor, videos, frames), frames)
+    unit, unit_of_frame = _units(videos, matches.video)
+    num_units = int(unit_of_frame.max()) + 1
+    intervals = bootstrap_intervals(
+        lambda weights: figures(matches, weights[:, unit_of_frame], predictor.threshold),
+        num_units,
+        resamples=RESAMPLES,
+        seed=seed,
+    )
+    whole = curve(matches)
+    curves = {name: curve(matches, label) for label, name in enumerate(matches.class_names)}
+    used = whole.at_threshold(predictor.threshold)
+    result = {
+        "model": os.fspath(model),
+        "data": os.fspath(data_path),
+        "split": split,
+        "threshold": predictor.threshold,
+        "notes": _notes(videos, frames, division),
+        "figures": metrics_of(matches).to_dict(),
+        "intervals": {
+            "confidence": CONFIDENCE,
+            "unit": unit,
+            "units": num_units,
+            "resamples": RESAMPLES,
+            "figures": {name: interval.to_dict() for name, interval in intervals.items()},
+        },
+        "recordings": _by_recording(videos, matches),
+        "curves": {
+            "recall": RECALL_THRESHOLDS.round(2).tolist(),
+            "all": _rounded(whole.interpolated()),
+            "classes": {name: _rounded(c.interpolated()) for name, c in curves.items()},
+        },
+        "provenance": provenance(seed),
+    }
+    folder = Path(out)
+    title = f"{Path(model).name} on {Path(data_path).name}, {split} ({len(frames)} frames)"
+    plot_precision_recall(
+        folder / "precision_recall.png", {"all classes": whole} | curves, used, title
+    )
+    write_json(folder / "evaluation.json", result)
+    return result
+
+
+def _rounded(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else round(float(value), 5) for value in values]
+
+
+def _division(model: Path) -> dict[str, dict[str, list[int]]] | None:
+    path = model / "split.json"
+    return read_json(path) if path.is_file() else None
+
+
+def _check_classes(videos: Sequence[Video], frames: Sequence[Place], known: Sequence[str]) -> None:
+    used = {
+        videos[video].classes[label]
+        for video, frame in frames
+        for label in videos[video].labels[frame].classes
+    }
+    if unknown := sorted(used - set(known)):
+        raise InputError(
+            f"the data has objects of class {', '.join(unknown)}, which the model does not know "
+            f"(it knows {', '.join(known)}); rename the classes in the data, or leave these out"
+        )
+
+
+def _predict(
+    predictor: Predictor, videos: Sequence[Video], frames: Sequence[Place]
+) -> dict[tuple[str, int], Detections]:
+    """All detections, whatever their score, of the frames to be judged."""
+    found = predictor.predict_frames(_pictures(videos, frames), threshold=0.0)
+    console = Console(stderr=True)
+    shown = track(found, "evaluate", total=len(frames), console=console, transient=True)
+    keys = [(videos[video].key, frame) for video, frame in frames]
+    return dict(zip(keys, shown, strict=True))
+
+
+def _pictures(videos: Sequence[Video], frames: Sequence[Place]) -> Iterator[Frame]:
+    for video_index, frame in frames:
+        video = videos[video_index]
+        yield Frame(
+            video.frames[frame],
+            frame,
+            float(video.times_s[frame]),
+            video.spacing_mm,
+            region_of(video),
+        )
+
+
+def _units(videos: Sequence[Video], video_of_frame: np.ndarray) -> tuple[str, np.ndarray]:
+    """What is drawn in the bootstrap, and its number for each frame.
+
+    Recordings of one patient look alike, as frames of one recording do: they are drawn together.
+    """
+    used = [videos[index] for index in video_of_frame]
+    names = [video.key if video.patient is None else f"patient {video.patient}" for video in used]
+    if any(video.patient is not None for video in used):
+        unit = "patient"
+    else:
+        unit = "image" if all(len(video) == 1 for video in used) else "recording"
+    return unit, np.unique(names, return_inverse=True)[1]
+
+
+def _by_recording(videos: Sequence[Video], matches: Matches) -> list[dict[str, Any]]:
+    rows = []
+    for index in np.unique(matches.video):
+        part = matches.only(matches.video == index)
+        ap = average_precisions(part)
+        rows.append(
+            {
+                "key": videos[index].key,
+                "frames": len(part.video),
+                "objects": int(part.objects.sum()),
+                "ap": _defined(ap["ap"][0]),
+                "ap50": _defined(ap["ap50"][0]),
+            }
+        )
+    return rows
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _notes(
+    videos: Sequence[Video],
+    frames: Sequence[Place],
+    division: dict[str, dict[str, list[int]]] | None,
+) -> list[str]:
+    """What a reader of the figures must know about the frames they were taken on."""
+    if division is None:
+        return []
+    trained = division["train"]
+    seen = sum(frame in trained.get(videos[video].key, ()) for video, frame in frames)
+    beside = {videos[video].key for video, _ in frames} & set(trained)
+    notes = []
+    if seen:
+        notes.append(
+            f"{seen} of the {len(frames)} frames carry the names of frames the model was trained on"
+        )
+    elif beside:
+        notes.append(
+            "the model was trained on other frames of the same recordings: this is a within-video "
+            "split and no test of generalisation to new recordings or patients"
+        )
+    return notes
+
+
+_SHOWN = {
+    "AP, IoU 0.50:0.95": "ap",
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "precision at recall 0.8": "precision@0.8",
+    "false positives a frame at recall 0.8": "false_positives_per_frame@0.8",
+    "precision at recall 0.9": "precision@0.9",
+    "false positives a frame at recall 0.9": "false_positives_per_frame@0.9",
+    "recall at the model's threshold": "recall",
+    "precision at the model's threshold": "precision",
+    "false positives a frame at the model's threshold": "false_positives_per_frame",
+}
+
+
+def print_evaluation(result: dict[str, Any], console: Console) -> None:
+    """Show what `evaluate` returns as tables."""
+    values, bounds = result["figures"], result["intervals"]
+    heading = f"value ({100 * bounds['confidence']:.0f}% interval by {bounds['unit']})"
+    title = f"{Path(result['model']).name} on {Path(result['data']).name}, {result['split']}"
+    table = Table("figure", heading, title=escape(title))
+    for label, name in _SHOWN.items():
+        table.add_row(label, _with_interval(bounds["figures"][name]))
+    console.print(table)
+    table = Table("class", "objects", "AP", "AP50")
+    for name, own in values["classes"].items():
+        ap, ap50 = (_with_interval(bounds["figures"][f"{f}/{name}"]) for f in ("ap", "ap50"))
+        table.add_row(escape(name), str(own["objects"]), ap, ap50)
+    console.print(table)
+    lines = [
+        f"{values['frames']} labelled frames, {values['objects']} objects, "
+        f"{bounds['unit']} is the unit of the interval: {bounds['units']}; "
+        f"the model's threshold is {result['threshold']:.3f}",
+        *(f"note: {note}" for note in result["notes"]),
+    ]
+    console.print(escape("\n".join(lines)), highlight=False)
+
+
+def _with_interval(interval: dict[str, float | None]) -> str:
+    if interval["value"] is None:
+        return "undefined"
+    if interval["low"] is None:
+        return f"{interval['value']:.3f}"
+    return f"{interval['value']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
