@@ -2,7 +2,7 @@
 
 Upstream: SciKit-Surgery/snappysonic (GitHub), data/glove2.mp4. BSD-3-Clause, University College
 London. The upstream authors made no labels. Each ring was marked once, roughly, in the middle of
-every range of frames in which it is seen whole; from there it is followed both ways, and the boxes
+every range of frames in which it can be told apart; from there it is followed both ways. The ranges
 were reviewed by eye. Where rings merge, fade or leave the sector, frames stay unlabelled: they are
 not empty. The frames at the end are empty.
 
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from label_tool import Coco, run
+from label_tool import Coco, Recording, TrackBox, coco_video, run
 
 from sonodetr.files import InputError
 from sonodetr.formats.video import read_video
@@ -24,6 +24,11 @@ from sonodetr.formats.video import read_video
 NAME = "glove2"
 LENGTH = 342
 CLASSES = ("palm", "finger")
+CREDIT = (
+    "Boxes for data/glove2.mp4 of SciKit-Surgery/snappysonic (BSD-3-Clause, (c) 2019 University "
+    "College London) by a seeded ring tracker; not from the upstream authors. A frame that is not "
+    "listed is unlabelled, not empty."
+)
 
 
 class Seed(NamedTuple):
@@ -46,7 +51,7 @@ class Track(NamedTuple):
     seed: Seed
 
 
-# The review: which ring is seen whole in which frames. All rings of these frames are listed.
+# The review: which ring can be told apart in which frames. All rings of these frames are listed.
 TRACKS = (
     Track(1, "palm", 13, 78, Seed(45, 285, 180, 115, 110)),
     Track(1, "palm", 94, 103, Seed(98, 300, 180, 140, 90)),
@@ -85,48 +90,15 @@ def build(folder: Path) -> Coco:
         raise InputError(f"{folder}: {NAME}.mp4 has {len(video)} frames, not {LENGTH}; copy again")
     last = max(track.last for track in TRACKS)
     frames = [_grey(video.frames[index]) for index in range(last + 1)]
-    rows = []
+    boxes = []
     for track in TRACKS:
-        boxes = follow_ring(frames, track.seed, track.first, track.last)
-        rows += [(frame, track, box) for frame, box in boxes.items()]
-    rows.sort(key=lambda row: (row[0], row[1].instance_id))
-    annotations = [
-        {
-            "id": number,
-            "image_id": frame + 1,
-            "video_id": 1,
-            "category_id": CLASSES.index(track.class_name) + 1,
-            "instance_id": track.instance_id,
-            "bbox": [round(float(value), 1) for value in (*box[:2], *(box[2:] - box[:2]))],
-            "area": round(float(np.prod(box[2:] - box[:2])), 1),
-            "iscrowd": 0,
-        }
-        for number, (frame, track, box) in enumerate(rows, start=1)
-    ]
-    height, width = video.frames.size
-    size = {"width": width, "height": height}
-    return {
-        "info": {
-            "description": "Boxes for data/glove2.mp4 of SciKit-Surgery/snappysonic (BSD-3-Clause, "
-            "(c) 2019 University College London) by a seeded ring tracker; not from the upstream "
-            "authors. A frame that is not listed is unlabelled, not empty."
-        },
-        "videos": [
-            {"id": 1, "name": NAME, **size, "length": LENGTH, "fps": 30, "file_name": f"{NAME}.mp4"}
-        ],
-        "images": [
-            {
-                "id": frame + 1,
-                "file_name": f"{NAME}/{frame:04d}.png",
-                **size,
-                "video_id": 1,
-                "frame_id": frame,
-            }
-            for frame in sorted({frame for frame, _, _ in rows} | set(EMPTY))
-        ],
-        "annotations": annotations,
-        "categories": [{"id": index, "name": name} for index, name in enumerate(CLASSES, start=1)],
-    }
+        for frame, box in follow_ring(frames, track.seed, track.first, track.last).items():
+            left, top, right, bottom = box.tolist()
+            values = (round(value, 1) for value in (left, top, right - left, bottom - top))
+            boxes.append(TrackBox(frame, track.instance_id, track.class_name, tuple(values)))
+    recording = Recording(NAME, f"{NAME}.mp4", LENGTH, video.frames.size, fps=30)
+    listed = {box.frame for box in boxes} | set(EMPTY)
+    return {"info": {"description": CREDIT}, **coco_video(recording, listed, boxes, CLASSES)}
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
@@ -195,7 +167,8 @@ def _by_angle(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def closed_path(score: np.ndarray) -> np.ndarray:
     """The path round a ring with the largest sum of scores, less what its jumps cost.
 
-    Dynamic programming (Viterbi) over two turns; the middle one is closed but for rare ties.
+    Dynamic programming (Viterbi) over two turns, of which the middle one is kept: its ends know
+    each other, so that the path closes without trying every start.
 
     Args:
         score: `[N, R]` gain of each of R offsets on each of N rays.

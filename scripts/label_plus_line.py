@@ -16,7 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from defusedxml import ElementTree
-from label_tool import Coco, run
+from label_tool import Coco, Recording, TrackBox, coco_video, run
 
 from sonodetr.files import InputError, existing_file
 
@@ -41,36 +41,15 @@ def build(folder: Path) -> Coco:
     lines = read_lines(folder / "LineSegmentationResultsBaseline.xml")
     frames = read_frames(folder / f"{NAME}.igs.mha")
     length, height, width = frames.shape
-    size = {"width": width, "height": height}
-    images, annotations = [], []
+    boxes = []
     for frame, line in lines.items():
-        if frame >= length:
+        if not 0 <= frame < length:
             raise InputError(f"{folder}: the XML names frame {frame}, the sequence has {length}")
-        file_name = f"{NAME}/{frame:04d}.png"
-        images.append(
-            {"id": frame + 1, "file_name": file_name, **size, "video_id": 1, "frame_id": frame}
-        )
         box = line_box(frames[frame], line)
         if box is not None:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": frame + 1,
-                    "video_id": 1,
-                    "category_id": 1,
-                    "instance_id": 1,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
-    video = {"id": 1, "name": NAME, "length": length, **size, "file_name": f"{NAME}.igs.mha"}
-    return {
-        "videos": [video],
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "plane_line"}],
-    }
+            boxes.append(TrackBox(frame, 1, "plane_line", box))
+    recording = Recording(NAME, f"{NAME}.igs.mha", length, (height, width))
+    return coco_video(recording, lines, boxes, ("plane_line",))
 
 
 def read_lines(path: Path) -> dict[int, Line]:
@@ -84,11 +63,11 @@ def read_lines(path: Path) -> dict[int, Line]:
                 words += frame.get("LineDirectionVectorPx").split()
                 found[int(frame.get("Index"))] = Line(*(float(word) for word in words))
     except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a PLUS line segmentation baseline ({error})") from error
+        raise InputError(f"{path}: not a PLUS line segmentation baseline; copy it again") from error
     return found
 
 
-def line_box(pixels: np.ndarray, line: Line) -> list[int] | None:
+def line_box(pixels: np.ndarray, line: Line) -> tuple[int, int, int, int] | None:
     """Left, top, width, height of what is bright near the line; None where it is too faint."""
     y, x = np.nonzero(cv2.GaussianBlur(pixels, (3, 3), 0) > BRIGHTER_THAN)
     near = np.abs((x - line.x) * line.down - (y - line.y) * line.across) <= DISTANCE_PX
@@ -97,7 +76,7 @@ def line_box(pixels: np.ndarray, line: Line) -> list[int] | None:
         return None
     left, right = np.percentile(x, (ENDS_PERCENT, 100 - ENDS_PERCENT))
     top, bottom = int(y.min()), int(y.max())
-    return [int(left), top, int(right - left) + 1, bottom - top + 1]
+    return int(left), top, int(right - left) + 1, bottom - top + 1
 
 
 def read_frames(path: Path) -> np.ndarray:

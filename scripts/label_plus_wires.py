@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from defusedxml import ElementTree
-from label_tool import Coco, run
+from label_tool import Coco, Recording, TrackBox, coco_video, run
 
 from sonodetr.files import InputError, existing_file
 
@@ -31,38 +31,17 @@ def build(folder: Path) -> Coco:
     points_by_frame = read_points(folder / f"{NAME}_Segmentation_baseline.xml")
     frames = read_frames(folder / f"{NAME}.igs.mha")
     length, height, width = frames.shape
-    size = {"width": width, "height": height}
-    images, annotations = [], []
+    boxes = []
     for frame, points in points_by_frame.items():
-        if frame >= length:
+        if not 0 <= frame < length:
             raise InputError(f"{folder}: the XML names frame {frame}, the sequence has {length}")
-        file_name = f"{NAME}/{frame:04d}.png"
-        images.append(
-            {"id": frame + 1, "file_name": file_name, **size, "video_id": 1, "frame_id": frame}
-        )
         smooth = cv2.GaussianBlur(frames[frame], (3, 3), 0)
         for instance_id, (x, y) in enumerate(points, start=1):
-            box = blob_box(smooth, x, y)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": frame + 1,
-                    "video_id": 1,
-                    "category_id": 1,
-                    "instance_id": instance_id,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                    "keypoints": [round(x, 2), round(y, 2), 2],
-                }
-            )
-    video = {"id": 1, "name": NAME, "length": length, **size, "file_name": f"{NAME}.igs.mha"}
-    return {
-        "videos": [video],
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "wire"}],
-    }
+            if not (0 <= x < width and 0 <= y < height):
+                raise InputError(f"{folder}: frame {frame} has a point {x}, {y} outside the frame")
+            boxes.append(TrackBox(frame, instance_id, "wire", blob_box(smooth, x, y), (x, y)))
+    recording = Recording(NAME, f"{NAME}.igs.mha", length, (height, width))
+    return coco_video(recording, points_by_frame, boxes, ("wire",))
 
 
 def read_points(path: Path) -> dict[int, list[tuple[float, float]]]:
@@ -78,21 +57,23 @@ def read_points(path: Path) -> dict[int, list[tuple[float, float]]]:
             frame = int(case.find("Input").get("ImageSeqFrameIndex"))
             found[frame] = list(zip(values[::2], values[1::2], strict=True))
     except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a PLUS segmentation baseline ({error})") from error
+        raise InputError(f"{path}: not a PLUS segmentation baseline; copy it again") from error
     return found
 
 
-def blob_box(smooth: np.ndarray, x: float, y: float) -> list[int]:
+def blob_box(smooth: np.ndarray, x: float, y: float) -> tuple[int, int, int, int]:
     """Left, top, width, height of the bright blob around a point of a blurred frame."""
-    near_left, near_top = round(x) - SEARCH_PX, round(y) - SEARCH_PX
-    near = smooth[near_top : round(y) + SEARCH_PX + 1, near_left : round(x) + SEARCH_PX + 1]
+    column, row = round(x), round(y)
+    near_left, near_top = max(column - SEARCH_PX, 0), max(row - SEARCH_PX, 0)
+    near = smooth[near_top : row + SEARCH_PX + 1, near_left : column + SEARCH_PX + 1]
     peak_y, peak_x = np.unravel_index(near.argmax(), near.shape)
-    left, top = max(round(x) - WINDOW_PX, 0), max(round(y) - WINDOW_PX, 0)
-    window = smooth[top : round(y) + WINDOW_PX + 1, left : round(x) + WINDOW_PX + 1]
+    left, top = max(column - WINDOW_PX, 0), max(row - WINDOW_PX, 0)
+    window = smooth[top : row + WINDOW_PX + 1, left : column + WINDOW_PX + 1]
     bright = (window >= SHARE_OF_PEAK * int(near.max())).astype(np.uint8)
     _, index, table, _ = cv2.connectedComponentsWithStats(bright, connectivity=8)
-    row = table[index[near_top + peak_y - top, near_left + peak_x - left]].tolist()
-    return [row[0] + left, row[1] + top, row[2], row[3]]
+    blob = index[near_top + peak_y - top, near_left + peak_x - left]
+    blob_left, blob_top, width, height, _ = table[blob].tolist()
+    return left + blob_left, top + blob_top, width, height
 
 
 def read_frames(path: Path) -> np.ndarray:

@@ -1,11 +1,11 @@
-"""What the label scripts share: their command line, and how well two label files agree."""
+"""What the label scripts share: command line, COCO-video layout, agreement of two label files."""
 
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -14,6 +14,26 @@ from sonodetr.files import InputError, read_json, write_json
 from sonodetr.geometry import box_iou
 
 Coco = dict[str, Any]
+
+
+class TrackBox(NamedTuple):
+    """One object in one frame; `box` is left, top, width, height in pixels."""
+
+    frame: int
+    instance_id: int
+    class_name: str
+    box: tuple[float, float, float, float]
+    keypoint: tuple[float, float] | None = None
+
+
+class Recording(NamedTuple):
+    """The video that labels belong to."""
+
+    name: str
+    file_name: str
+    length: int
+    size: tuple[int, int]  # height, width
+    fps: int | None = None
 
 
 def run(build: Callable[[Path], Coco], description: str | None) -> int:
@@ -50,6 +70,61 @@ def run(build: Callable[[Path], Coco], description: str | None) -> int:
     if reference is not None:
         print("\n".join(agreement_lines(labels, reference)))
     return 0
+
+
+def coco_video(
+    recording: Recording, frames: Iterable[int], boxes: list[TrackBox], classes: tuple[str, ...]
+) -> Coco:
+    """COCO-video labels of one recording.
+
+    Args:
+        recording: the video.
+        frames: the labelled ones; one without a box is empty.
+        boxes: in any order.
+        classes: names, of which the first gets category id 1.
+    """
+    size = {"width": recording.size[1], "height": recording.size[0]}
+    video = {
+        "id": 1,
+        "name": recording.name,
+        **size,
+        "length": recording.length,
+        "file_name": recording.file_name,
+    }
+    if recording.fps is not None:
+        video["fps"] = recording.fps
+    images = [
+        {
+            "id": frame + 1,
+            "file_name": f"{recording.name}/{frame:04d}.png",
+            **size,
+            "video_id": 1,
+            "frame_id": frame,
+        }
+        for frame in sorted(frames)
+    ]
+    annotations: list[dict[str, Any]] = []
+    for row in sorted(boxes, key=lambda row: (row.frame, row.instance_id)):
+        annotation = {
+            "id": len(annotations) + 1,
+            "image_id": row.frame + 1,
+            "video_id": 1,
+            "category_id": classes.index(row.class_name) + 1,
+            "instance_id": row.instance_id,
+            "bbox": list(row.box),
+            "area": round(row.box[2] * row.box[3], 1),
+            "iscrowd": 0,
+        }
+        if row.keypoint is not None:
+            annotation["keypoints"] = [*(round(value, 2) for value in row.keypoint), 2]
+        annotations.append(annotation)
+    categories = [{"id": index, "name": name} for index, name in enumerate(classes, start=1)]
+    return {
+        "videos": [video],
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
 
 
 def agreement(ours: Coco, reference: Coco) -> dict[str, np.ndarray]:

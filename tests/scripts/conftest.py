@@ -1,0 +1,6 @@
+"""The scripts are no package: they import each other by name, and so do their tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
