@@ -14,6 +14,7 @@ from sonodetr.formats.listing import (
     IMAGE_SUFFIXES,
     METAIMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
+    is_dicom,
     walk,
 )
 from sonodetr.types import Video
@@ -160,8 +161,8 @@ def _kind_of_folder(folder: Path) -> str:
     kinds = {kind for path in walk(folder) if (kind := _kind_of_pictures(path))}
     if not kinds:
         raise InputError(
-            f"{folder}: the folder holds no picture, recording or labels; allowed: {_ALLOWED} .json "
-            ".xml, or a YOLO or Pascal VOC folder"
+            f"{folder}: the folder holds no picture, recording or labels; allowed: {_ALLOWED} "
+            ".json .xml, or a YOLO or Pascal VOC folder"
         )
     if len(kinds) > 1:
         raise InputError(
@@ -178,9 +179,3 @@ def _kind_of_pictures(path: Path) -> str | None:
             return kind
     # Scanners often write DICOM files without an ending, or with the last part of an identifier.
     return "dicom" if is_dicom(path) else None
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether the file carries the DICOM mark: `DICM` after 128 bytes."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"

@@ -8,7 +8,10 @@ from pathlib import Path
 from sonodetr.files import InputError, existing_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-VIDEO_SUFFIXES = ".mp4 .mov .m4v .avi .mkv .webm .mpeg .mpg .m1v .m2v .ts .wmv .ogv .mjpeg".split()
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".wmv", ".ts"),
+    *(".mpeg", ".mpg", ".m1v", ".m2v", ".mjpeg"),
+)
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 METAIMAGE_SUFFIXES = (".mha", ".mhd")
 
@@ -40,8 +43,14 @@ def walk(folder: Path) -> Iterator[Path]:
     yield from sorted(found, key=lambda path: natural_order(path.relative_to(folder).as_posix()))
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether the file carries the DICOM mark: `DICM` after 128 bytes."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
 def keyed_files(
-    path: str | os.PathLike[str], suffixes: tuple[str, ...] | list[str], what: str
+    path: str | os.PathLike[str], suffixes: tuple[str, ...], what: str
 ) -> list[tuple[str, Path]]:
     """`path` itself under its name, or every matching file below it under its relative path.
 

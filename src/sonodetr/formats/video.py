@@ -78,8 +78,8 @@ class VideoFrames:
             ) from error
         if frame is None:
             raise InputError(
-                f"{self.path}: frame {index} of {len(self)} cannot be decoded; the file is damaged, "
-                "copy it again or convert it"
+                f"{self.path}: frame {index} of {len(self)} cannot be decoded; the file is "
+                "damaged, copy it again or convert it"
             )
         if (frame.height, frame.width) != self.size:
             raise InputError(
@@ -96,7 +96,9 @@ class _Decoder:
         self.process = os.getpid()
         self.path = path
         self.index = index
-        self.position_of = {int(stamp): place for place, stamp in enumerate(index.stamps)}
+        self.position_of: dict[int | None, int] = {
+            stamp: place for place, stamp in enumerate(index.stamps.tolist())
+        }
         self.container, self.stream = _open(path)
         self.reformatter = VideoReformatter()
         self.recent: OrderedDict[int, VideoFrame] = OrderedDict()
@@ -246,7 +248,7 @@ def _index(packets: list[_Packet], stamps: list[Any], seekable: bool) -> _Index:
     return _Index(np.array(stamps[first:], np.int64), pairs[:, 0] - first, pairs[:, 1], seekable)
 
 
-def _decoded_stamps(path: str, limit: int | None = None) -> list[int]:
+def _decoded_stamps(path: str, limit: int | None = None) -> list[Any]:
     container, stream = _open(path)
     with container:
         stamps = [frame.pts for frame in islice(_frames(container.demux(stream)), limit)]
