@@ -248,12 +248,17 @@ def print_evaluation(result: dict[str, Any], console: Console) -> None:
         table.add_row(escape(name), str(own["objects"]), ap, ap50)
     console.print(table)
     lines = [
-        f"{values['frames']} labelled frames, {values['objects']} objects, "
-        f"{bounds['unit']} is the unit of the interval: {bounds['units']}; "
-        f"the model's threshold is {result['threshold']:.3f}",
+        f"{values['frames']} labelled frames with {values['objects']} objects; "
+        f"{_drawn(bounds)}; the model's threshold is {result['threshold']:.3f}",
         *(f"note: {note}" for note in result["notes"]),
     ]
     console.print(escape("\n".join(lines)), highlight=False)
+
+
+def _drawn(bounds: dict[str, Any]) -> str:
+    if bounds["units"] < 2:
+        return f"no interval, as there is only one {bounds['unit']}"
+    return f"interval over {bounds['units']} {bounds['unit']}s"
 
 
 def _with_interval(interval: dict[str, float | None]) -> str:
