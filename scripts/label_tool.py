@@ -153,8 +153,8 @@ def agreement_lines(ours: Coco, reference: Coco) -> list[str]:
         count = sum(len(rows) for (_, name), rows in boxes.items() if name == class_name)
         lines.append(
             f"{class_name}: {count} boxes for {len(overlap)}, IoU mean {overlap.mean():.3f}, "
-            f"median {np.median(overlap):.3f}, share over 0.5 {(overlap > 0.5).mean():.3f}, "
-            f"over 0.7 {(overlap > 0.7).mean():.3f}"
+            f"median {np.median(overlap):.3f}, least {overlap.min():.3f}, "
+            f"share over 0.5 {(overlap > 0.5).mean():.3f}, over 0.7 {(overlap > 0.7).mean():.3f}"
         )
     return lines
 

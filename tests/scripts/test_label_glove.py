@@ -1,4 +1,5 @@
 import cv2
+import label_glove
 import numpy as np
 import pytest
 from label_glove import HALF_WALL_PX, RAYS, Seed, build, closed_path, fit_ring, follow_ring
@@ -67,3 +68,17 @@ def test_rebuilds_the_real_set_closely(data_folder):
     assert overlap["palm"].mean() > 0.95
     assert overlap["finger"].mean() > 0.95
     assert min(overlap["palm"].min(), overlap["finger"].min()) > 0.7
+
+
+def test_rough_marks_lead_to_the_same_boxes(data_folder, monkeypatch):
+    folder = data_folder("snappysonic-glove2")
+    marked = build(folder)
+    generator = np.random.default_rng(0)
+    moved = [
+        track._replace(seed=Seed(track.seed.frame, *(track.seed[1:] + generator.uniform(-5, 5, 4))))
+        for track in label_glove.TRACKS
+    ]
+    monkeypatch.setattr(label_glove, "TRACKS", tuple(moved))
+    overlap = agreement(build(folder), marked)
+    assert overlap["palm"].mean() > 0.99
+    assert overlap["finger"].mean() > 0.99
