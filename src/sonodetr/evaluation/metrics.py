@@ -122,7 +122,7 @@ class Curve:
         return self.found / self.objects if self.objects else np.full(len(self.found), np.nan)
 
     def interpolated(self) -> Float64[np.ndarray, " 101"]:
-        """Highest precision at any recall >= 0, 0.01 ... 1; 0 if not reached, NaN without objects."""
+        """Highest precision at recalls >= 0, 0.01 ... 1: 0 if not reached, NaN without objects."""
         if not self.objects:
             return np.full(len(RECALL_THRESHOLDS), np.nan)
         best = np.append(np.maximum.accumulate(self.precision[::-1])[::-1], 0.0)
