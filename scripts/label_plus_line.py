@@ -19,6 +19,7 @@ from defusedxml import ElementTree
 from label_tool import Coco, Recording, TrackBox, coco_video, run
 
 from sonodetr.files import InputError, existing_file
+from sonodetr.formats.metaimage import read_metaimage
 
 NAME = "WaterTankBottomTranslationVideoBuffer"
 BRIGHTER_THAN = 30  # of 255, after a 3 x 3 blur
@@ -39,16 +40,17 @@ class Line(NamedTuple):
 def build(folder: Path) -> Coco:
     """COCO-video labels: one track, the line."""
     lines = read_lines(folder / "LineSegmentationResultsBaseline.xml")
-    frames = read_frames(folder / f"{NAME}.igs.mha")
-    length, height, width = frames.shape
+    (video,) = read_metaimage(folder / f"{NAME}.igs.mha")
     boxes = []
     for frame, line in lines.items():
-        if not 0 <= frame < length:
-            raise InputError(f"{folder}: the XML names frame {frame}, the sequence has {length}")
-        box = line_box(frames[frame], line)
+        if not 0 <= frame < len(video):
+            raise InputError(
+                f"{folder}: the XML names frame {frame} of {len(video)} in the sequence"
+            )
+        box = line_box(video.frames[frame], line)
         if box is not None:
             boxes.append(TrackBox(frame, 1, "plane_line", box))
-    recording = Recording(NAME, f"{NAME}.igs.mha", length, (height, width))
+    recording = Recording(NAME, f"{NAME}.igs.mha", len(video), video.frames.size)
     return coco_video(recording, lines, boxes, ("plane_line",))
 
 
@@ -77,12 +79,6 @@ def line_box(pixels: np.ndarray, line: Line) -> tuple[int, int, int, int] | None
     left, right = np.percentile(x, (ENDS_PERCENT, 100 - ENDS_PERCENT))
     top, bottom = int(y.min()), int(y.max())
     return int(left), top, int(right - left) + 1, bottom - top + 1
-
-
-def read_frames(path: Path) -> np.ndarray:
-    from label_plus_wires import read_frames as r
-
-    return r(path)
 
 
 if __name__ == "__main__":

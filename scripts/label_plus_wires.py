@@ -18,6 +18,7 @@ from defusedxml import ElementTree
 from label_tool import Coco, Recording, TrackBox, coco_video, run
 
 from sonodetr.files import InputError, existing_file
+from sonodetr.formats.metaimage import read_metaimage
 
 NAME = "SegmentationTest_VLCUS_RandomStepperMotionData2"
 # A blob is what is at least this share of the brightest pixel near the point, after a 3 x 3 blur.
@@ -29,18 +30,20 @@ WINDOW_PX = 40
 def build(folder: Path) -> Coco:
     """COCO-video labels: one track for each wire, its keypoint the point from the XML file."""
     points_by_frame = read_points(folder / f"{NAME}_Segmentation_baseline.xml")
-    frames = read_frames(folder / f"{NAME}.igs.mha")
-    length, height, width = frames.shape
+    (video,) = read_metaimage(folder / f"{NAME}.igs.mha")
+    height, width = video.frames.size
     boxes = []
     for frame, points in points_by_frame.items():
-        if not 0 <= frame < length:
-            raise InputError(f"{folder}: the XML names frame {frame}, the sequence has {length}")
-        smooth = cv2.GaussianBlur(frames[frame], (3, 3), 0)
+        if not 0 <= frame < len(video):
+            raise InputError(
+                f"{folder}: the XML names frame {frame} of {len(video)} in the sequence"
+            )
+        smooth = cv2.GaussianBlur(video.frames[frame], (3, 3), 0)
         for instance_id, (x, y) in enumerate(points, start=1):
             if not (0 <= x < width and 0 <= y < height):
                 raise InputError(f"{folder}: frame {frame} has a point {x}, {y} outside the frame")
             boxes.append(TrackBox(frame, instance_id, "wire", blob_box(smooth, x, y), (x, y)))
-    recording = Recording(NAME, f"{NAME}.igs.mha", length, (height, width))
+    recording = Recording(NAME, f"{NAME}.igs.mha", len(video), video.frames.size)
     return coco_video(recording, points_by_frame, boxes, ("wire",))
 
 
@@ -74,18 +77,6 @@ def blob_box(smooth: np.ndarray, x: float, y: float) -> tuple[int, int, int, int
     blob = index[near_top + peak_y - top, near_left + peak_x - left]
     blob_left, blob_top, width, height, _ = table[blob].tolist()
     return left + blob_left, top + blob_top, width, height
-
-
-def read_frames(path: Path) -> np.ndarray:
-    import re
-    import zlib
-
-    raw = existing_file(path).read_bytes()
-    start = raw.index(b"\n", raw.index(b"ElementDataFile = LOCAL")) + 1
-    size = re.search(r"^DimSize = (\d+) (\d+) (\d+)", raw[:start].decode("latin1"), re.M)
-    return np.frombuffer(zlib.decompress(raw[start:]), np.uint8).reshape(
-        [int(n) for n in size.groups()[::-1]]
-    )
 
 
 if __name__ == "__main__":
