@@ -40,7 +40,7 @@ class BadLabel(ValueError):
 class Row(NamedTuple):
     """One object in one frame, as `Labels` wants it."""
 
-    box_xyxy_px: Sequence[float]
+    box_xyxy_px: Sequence[float | int]
     class_index: int
     track_id: int = -1
     points_px: Any = ((math.nan, math.nan), (math.nan, math.nan))
@@ -115,7 +115,7 @@ def labels_from(rows: Sequence[Row]) -> Labels:
     return Labels.of(*zip(*rows, strict=True))
 
 
-def clip_box(box_xyxy_px: Sequence[float], size: tuple[int, int]) -> list[float]:
+def clip_box(box_xyxy_px: Sequence[float | int], size: tuple[int, int]) -> list[float]:
     """The box inside a picture of `size` (height, width); up to 1 px outside counts as rounding.
 
     Raises:
@@ -141,7 +141,7 @@ def clip_box(box_xyxy_px: Sequence[float], size: tuple[int, int]) -> list[float]
     return [float(value) for value in clipped]
 
 
-def _text(box_xyxy_px: Sequence[float]) -> str:
+def _text(box_xyxy_px: Sequence[float | int]) -> str:
     return ", ".join(f"{value:g}" for value in box_xyxy_px) + " (left, top, right, bottom)"
 
 

@@ -212,8 +212,8 @@ def _read_track(track: Any, where: str, task: _Task, table: LabelTable[int]) -> 
             continue
         shape = None
         try:
-            class_index, shape = _class_index(track, task.classes), _shape(element)
-            _row(shape, task.size, class_index, track_id)
+            shape = _shape(element)
+            _row(shape, task.size, _class_index(track, task.classes), track_id)
         except BadLabel as problem:
             shape = None
             if not outside:  # where something is that cannot be seen does not matter
@@ -222,8 +222,11 @@ def _read_track(track: Any, where: str, task: _Task, table: LabelTable[int]) -> 
     for frame, shape in shapes_by_frame(knots, task.numbers):
         if shape is None:
             table.spoil(frame)
-        else:
-            table.add(frame, _row(shape, task.size, class_index, track_id))
+            continue
+        try:
+            table.add(frame, _row(shape, task.size, _class_index(track, task.classes), track_id))
+        except BadLabel as problem:
+            table.add_bad(frame, f"{where}: frame {frame}, between keyframes: {problem}")
 
 
 def shapes_by_frame(knots: Sequence[Knot], numbers: range) -> Iterator[tuple[int, Shape | None]]:

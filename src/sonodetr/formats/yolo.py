@@ -86,7 +86,7 @@ def read_yolo(path: str | os.PathLike[str], *, on_bad_label: OnBadLabel = "error
                 table.add(picture, _row(words, frames.size, len(classes), description.kpt_shape))
             except BadLabel as problem:
                 table.add_bad(picture, f"{where}: {problem}")
-    _add_strays(table, label_files, present)
+    _add_strays(table, pictures)
     labels = table.finish()
     return [
         Video(
@@ -209,12 +209,14 @@ def _row(
     return Row(box, class_index, points_px=points)
 
 
-def _add_strays(table: LabelTable, label_files: Sequence[Path], present: Pictures) -> None:
-    """Label files in the same folders that belong to no picture are bad labels."""
-    expected = set(label_files)
-    for folder in {file.parent for file in label_files if file.parent.name != "images"}:
-        if not folder.is_dir():
+def _add_strays(table: LabelTable[Path], pictures: Sequence[Path]) -> None:
+    """Label files beside the pictures' own that belong to no picture are bad labels."""
+    for folder in {picture.parent for picture in pictures}:
+        files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+        known = {_label_file(file) for file in files}
+        labels = next(iter(known)).parent
+        if labels == folder or not labels.is_dir():
             continue
-        for file in folder.iterdir():
-            if file.suffix == ".txt" and file.name != "classes.txt" and file not in expected:
+        for file in sorted(labels.glob("*.txt")):
+            if file not in known and file.name != "classes.txt":
                 table.add_bad(None, f"{file}: there is no picture of that name")
