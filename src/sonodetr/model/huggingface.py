@@ -10,12 +10,22 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from pydantic import BaseModel, PositiveFloat, ValidationError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sonodetr.files import InputError, read_json
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STRIDES = (8, 16, 32)
+
+
+class _Normalisation(BaseModel):
+    """What `preprocessor_config.json` says of the input, for red, green, blue."""
+
+    do_normalize: bool = True
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN
+    image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = IMAGENET_STD
 
 
 class HuggingFaceNetwork(nn.Module):
@@ -54,17 +64,13 @@ class HuggingFaceNetwork(nn.Module):
             )
         config.out_features = stages[1:]
         with _one_line(path):
+            self.model = AutoBackbone.from_config(config, trust_remote_code=False)
             if pretrained:
-                self.model, report = AutoBackbone.from_pretrained(
-                    path,
-                    config=config,
-                    trust_remote_code=False,
-                    use_safetensors=True,
-                    output_loading_info=True,
+                # Not AutoBackbone.from_pretrained: transformers 5.23 asks the hub about folders.
+                self.model, report = type(self.model).from_pretrained(
+                    path, config=config, use_safetensors=True, output_loading_info=True
                 )
                 _check_complete(path, report["missing_keys"])
-            else:
-                self.model = AutoBackbone.from_config(config, trust_remote_code=False)
         self.model.float().requires_grad_(True)
         self.indices, self.channels = self._find_maps(path)
         self.mean, self.std = _normalisation(path)
@@ -124,24 +130,28 @@ def _one_line(path: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0][:200]
-        raise InputError(f"{path}: transformers cannot load it as a backbone ({reason})") from error
+        raise InputError(
+            f"{path}: transformers cannot load a backbone from it ({reason}); "
+            "give a folder that save_pretrained wrote"
+        ) from error
 
 
 def _normalisation(path: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation from `preprocessor_config.json`, ImageNet's without that file."""
+    """Mean and standard deviation from the folder, ImageNet's where it says nothing."""
     from transformers.utils import cached_file
 
     try:
         source = cached_file(path, "preprocessor_config.json")
     except OSError:  # how transformers says that there is no such file
         return IMAGENET_MEAN, IMAGENET_STD
-    values = read_json(source)
-    if not values.get("do_normalize", True):
+    try:
+        values = _Normalisation.model_validate(read_json(source))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{source}: {key or 'the file'}: {first['msg']}") from None
+    if not values.do_normalize:
         return (0.0,) * 3, (1.0,) * 3
-    mean = values.get("image_mean", IMAGENET_MEAN)
-    std = values.get("image_std", IMAGENET_STD)
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise InputError(f"{source}: image_mean and image_std must be three numbers, std above 0")
-    return tuple(map(float, mean)), tuple(map(float, std))
+    return values.image_mean, values.image_std

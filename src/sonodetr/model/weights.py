@@ -198,8 +198,9 @@ def load_huggingface_detr(folder: str | os.PathLike[str]) -> tuple[DETR, tuple[s
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        given = f"{key}: {first['input']!r}" if key else "this config"
         raise InputError(
-            f"{path}: {key}: {first['input']!r} cannot be taken over ({first['msg']}); "
+            f"{path}: {given} cannot be taken over ({first['msg']}); "
             "a DetrForObjectDetection with a plain ResNet is needed"
         ) from None
     weights = source / "model.safetensors"
