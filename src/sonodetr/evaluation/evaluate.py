@@ -1,7 +1,7 @@
 """Run a model over labelled data and say how good it is, and how sure that is."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from sonodetr.evaluation.plot import plot_precision_recall
 from sonodetr.evaluation.statistics import CONFIDENCE, bootstrap_intervals
 from sonodetr.files import InputError, read_json, write_json
 from sonodetr.formats import read
-from sonodetr.predictor import Predictor, load
+from sonodetr.predictor import load
 from sonodetr.training.run import provenance
 from sonodetr.types import Detections, Frame, Video
 
@@ -72,7 +72,9 @@ def evaluate(
         raise InputError(f"{model}: stores no division of data (split.json); use split 'all'")
     frames = labelled_samples(videos) if split == "all" else select(videos, division or {}, split)
     _check_classes(videos, frames, predictor.class_names)
-    matches = match(videos, _predict(predictor, videos, frames), frames)
+    # All detections, whatever their score: AP takes no threshold.
+    found = predictor.predict_frames(_pictures(videos, frames), threshold=0.0)
+    matches = match(videos, _by_place(videos, frames, found), frames)
     unit, unit_of_frame = _units(videos, matches.video)
     num_units = int(unit_of_frame.max()) + 1
     intervals = bootstrap_intervals(
@@ -137,11 +139,10 @@ def _check_classes(videos: Sequence[Video], frames: Sequence[Place], known: Sequ
         )
 
 
-def _predict(
-    predictor: Predictor, videos: Sequence[Video], frames: Sequence[Place]
+def _by_place(
+    videos: Sequence[Video], frames: Sequence[Place], found: Iterable[Detections]
 ) -> dict[tuple[str, int], Detections]:
-    """All detections, whatever their score, of the frames to be judged."""
-    found = predictor.predict_frames(_pictures(videos, frames), threshold=0.0)
+    """Detections by key of the recording and frame, with a progress bar while they are made."""
     console = Console(stderr=True)
     shown = track(found, "evaluate", total=len(frames), console=console, transient=True)
     keys = [(videos[video].key, frame) for video, frame in frames]

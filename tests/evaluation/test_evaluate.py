@@ -1,0 +1,169 @@
+import io
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from conftest import CLASSES, detected, video
+from rich.console import Console
+
+from sonodetr.evaluation import evaluate as module
+from sonodetr.evaluation.evaluate import evaluate, print_evaluation
+from sonodetr.files import InputError
+from sonodetr.types import Labels
+
+BOXES = {name: [10 * k, 20, 10 * k + 13, 37] for k, name in enumerate(CLASSES)}
+
+
+@pytest.fixture
+def stills(tmp_path):
+    """Seven stills as COCO: a nerve in each, a vessel in all but the last."""
+    images, labels = [], []
+    for number in range(7):
+        name = f"still{number}.png"
+        cv2.imwrite(str(tmp_path / name), np.full((53, 71), number, np.uint8))
+        images.append({"id": number, "file_name": name, "height": 53, "width": 71})
+        for row, label in enumerate(CLASSES[: 1 if number == 6 else 2]):
+            x0, y0, x1, y1 = BOXES[label]
+            labels.append(
+                {
+                    "id": len(labels) + 1,
+                    "image_id": number,
+                    "category_id": row + 1,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": (x1 - x0) * (y1 - y0),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": row + 1, "name": name} for row, name in enumerate(CLASSES)]
+    path = tmp_path / "coco.json"
+    document = {"images": images, "annotations": labels, "categories": categories}
+    path.write_text(json.dumps(document))
+    return path
+
+
+class Oracle:
+    """Knows every nerve, and the vessels of even stills, which it tells by the brightness."""
+
+    class_names = ("vessel", "nerve")  # not in the data's order
+    threshold = 0.6
+
+    def predict_frames(self, frames, *, threshold):
+        assert threshold == 0.0
+        for frame in frames:
+            number = int(frame.pixels.flat[0])
+            if number % 2 == 0:
+                boxes, scores, classes = [BOXES["nerve"], BOXES["vessel"]], [0.9, 0.5], [1, 0]
+            else:
+                boxes, scores, classes = [BOXES["nerve"]], [0.9], [1]
+            yield detected(boxes, scores, classes, self.class_names)
+
+
+@pytest.fixture
+def oracle(monkeypatch):
+    known = Oracle()
+    monkeypatch.setattr(module, "load", lambda model, threads=0: known)
+    return known
+
+
+def test_result(stills, oracle, tmp_path):
+    result = evaluate("oracle", stills, out=tmp_path / "out", seed=3)
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == result
+    picture = cv2.imread(str(tmp_path / "out" / "precision_recall.png"))
+    assert picture.shape == (750, 900, 3)
+    assert picture.std() > 10
+    figures = result["figures"]
+    assert (figures["frames"], figures["objects"]) == (7, 13)
+    assert figures["classes"]["nerve"]["ap"] == 1
+    # Vessels of stills 0, 2 and 4 of six are found; a wrong one in still 6 has the same score.
+    assert figures["classes"]["vessel"]["ap50"] == pytest.approx(51 / 101)
+    assert figures["classes"]["needle"]["ap"] is None
+    assert figures["ap50"] == pytest.approx((1 + 51 / 101) / 2)
+    intervals = result["intervals"]
+    assert (intervals["unit"], intervals["units"]) == ("image", 7)
+    assert intervals["figures"]["ap50"]["value"] == figures["ap50"]
+    assert intervals["figures"]["ap50/nerve"] == {"value": 1, "low": 1, "high": 1, "defined": 1}
+    assert (
+        intervals["figures"]["ap50"]["low"] < figures["ap50"] < intervals["figures"]["ap50"]["high"]
+    )
+    assert intervals["figures"]["ap/needle"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "defined": 0,
+    }
+    # Above the threshold of 0.6 are the seven nerves alone.
+    assert intervals["figures"]["recall"]["value"] == pytest.approx(7 / 13)
+    assert intervals["figures"]["precision"]["value"] == 1
+    assert [row["ap50"] for row in result["recordings"]] == [1, 0.5, 1, 0.5, 1, 0.5, 1]
+    assert result["recordings"][6]["objects"] == 1
+    assert len(result["curves"]["all"]) == len(result["curves"]["recall"]) == 101
+    assert result["curves"]["classes"]["needle"] == [None] * 101
+    assert result["provenance"]["seed"] == 3
+    assert "numpy" in result["provenance"]["versions"]
+    assert result["notes"] == []
+    assert evaluate("oracle", stills, out=tmp_path / "again", seed=3) == result
+
+
+def test_table(stills, oracle, tmp_path):
+    result = evaluate("oracle", stills, out=tmp_path / "out")
+    console = Console(file=io.StringIO(), width=100)
+    print_evaluation(result, console)
+    text = console.file.getvalue()
+    for words in ("AP50", "nerve", "1.000 (1.000 to 1.000)", "undefined", "over 7 images"):
+        assert words in text
+
+
+def test_stored_split(stills, oracle, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    keys = [row["key"] for row in evaluate(run, stills, out=tmp_path / "out")["recordings"]]
+    division = {
+        "train": {key: [0] for key in keys[:4]},
+        "validation": {keys[4]: [0]},
+        "test": {keys[5]: [0], keys[6]: [0]},
+    }
+    (run / "split.json").write_text(json.dumps(division))
+    test = evaluate(run, stills, out=tmp_path / "out", split="test")
+    assert [row["key"] for row in test["recordings"]] == keys[5:]
+    assert test["notes"] == []
+    whole = evaluate(run, stills, out=tmp_path / "out")
+    assert "4 of the 7 frames" in whole["notes"][0]
+    alone = evaluate(run, stills, out=tmp_path / "out", split="validation")
+    assert alone["intervals"]["units"] == 1
+    assert alone["intervals"]["figures"]["ap50"]["low"] is None
+
+
+def test_errors_are_one_line_and_leave_nothing(stills, oracle, tmp_path):
+    with pytest.raises(InputError, match=r"stores no division of data \(split.json\)"):
+        evaluate(tmp_path, stills, out=tmp_path / "out", split="test")
+    oracle.class_names = ("nerve", "bone")
+    with pytest.raises(InputError, match=r"class vessel, which .* not know .*nerve, bone") as error:
+        evaluate("oracle", stills, out=tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unit_of_the_interval():
+    nothing = Labels.of([], [])
+    clips = [video(key, {0: nothing, 1: nothing}) for key in "abc"]
+    unit, number = module._units(clips, np.array([0, 0, 2, 2, 1]))
+    assert (unit, number.tolist()) == ("recording", [0, 0, 2, 2, 1])
+    clips = [
+        replace(clip, patient=name) for clip, name in zip(clips, ("x", None, "x"), strict=True)
+    ]
+    unit, number = module._units(clips, np.array([0, 1, 2]))
+    assert unit == "patient"
+    assert number[0] == number[2] != number[1]
+    assert module._units([video("a", {0: nothing})], np.array([0]))[0] == "image"
+
+
+def test_frames_beside_the_training_frames_are_pointed_out():
+    nothing = Labels.of([], [])
+    clips = [video(key, {0: nothing, 1: nothing}) for key in "ab"]
+    division = {"train": {"a": [0]}, "validation": {}, "test": {"a": [1], "b": [0]}}
+    (note,) = module._notes(clips, [(0, 1), (1, 0)], division)
+    assert "within-video" in note
+    assert module._notes(clips, [(1, 0)], division) == []
+    assert module._notes(clips, [(0, 1)], None) == []
