@@ -5,7 +5,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from conftest import CLASSES, detected, video
+from made_up import CLASSES, detected, video
 from rich.console import Console
 
 from sonodetr.evaluation import evaluate as module

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import CLASSES, detected, video
+from made_up import CLASSES, detected, make_up, video
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -71,8 +71,8 @@ def pycocotools(videos, detections):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("crowd", [0.0, 0.3])
-def test_equals_pycocotools(made_up, seed, crowd):
-    videos, detections = made_up(7, 5, seed, crowd=crowd)
+def test_equals_pycocotools(seed, crowd):
+    videos, detections = make_up(7, 5, seed, crowd=crowd)
     stats, precision = pycocotools(videos, detections)
     metrics = evaluate_detections(videos, detections)
     ours = [metrics.ap, metrics.ap50, metrics.ap75]
@@ -88,8 +88,8 @@ def test_equals_pycocotools(made_up, seed, crowd):
         assert metrics.classes[name].ap50 == pytest.approx(by_class[label, 0], abs=1e-6)
 
 
-def test_class_without_objects_is_undefined_and_not_zero(made_up):
-    videos, detections = made_up(3, 2)
+def test_class_without_objects_is_undefined_and_not_zero():
+    videos, detections = make_up(3, 2)
     metrics = evaluate_detections(videos, detections)
     needle = metrics.classes["needle"]
     assert needle.objects == 0
@@ -208,15 +208,15 @@ def test_only_the_best_hundred_detections_of_a_frame_count():
     assert evaluate_detections([clip], {("a", 0): within}).ap == 1
 
 
-def test_chosen_frames_only(made_up):
-    videos, detections = made_up(5, 3)
+def test_chosen_frames_only():
+    videos, detections = make_up(5, 3)
     part = evaluate_detections(videos, detections, [(3, 0), (3, 2), (3, 4)])
     alone = evaluate_detections([videos[3]], detections)
     assert part == alone
 
 
-def test_weights_equal_copies_of_the_frames(made_up):
-    videos, detections = made_up(7, 1, 1, per_frame=31)
+def test_weights_equal_copies_of_the_frames():
+    videos, detections = make_up(7, 1, 1, per_frame=31)
     # Without ties: the order of equal scores differs between a copy and a weight.
     random = np.random.default_rng(3)
     detections = {
@@ -244,8 +244,8 @@ def test_weights_equal_copies_of_the_frames(made_up):
     assert weighted["precision@0.8"][1] == metrics.at_recall[0.8].precision
 
 
-def test_some_frames_of_matches_equal_matches_of_some_frames(made_up):
-    videos, detections = made_up(5, 3)
+def test_some_frames_of_matches_equal_matches_of_some_frames():
+    videos, detections = make_up(5, 3)
     matches = match(videos, detections)
     part = matches.only(np.isin(matches.video, [1, 4]))
     np.testing.assert_array_equal(
@@ -253,8 +253,8 @@ def test_some_frames_of_matches_equal_matches_of_some_frames(made_up):
     )
 
 
-def test_what_cannot_be_evaluated_is_refused(made_up):
-    videos, detections = made_up(2, 1)
+def test_what_cannot_be_evaluated_is_refused():
+    videos, detections = make_up(2, 1)
     with pytest.raises(InputError, match="no labelled frame"):
         evaluate_detections([video("a", {})], {})
     with pytest.raises(ValueError, match="v1, frame 0: no detections"):
@@ -266,8 +266,8 @@ def test_what_cannot_be_evaluated_is_refused(made_up):
         evaluate_detections(videos, detections)
 
 
-def test_five_thousand_frames_take_seconds(made_up):
-    videos, detections = made_up(50, 100, per_frame=32)
+def test_five_thousand_frames_take_seconds():
+    videos, detections = make_up(50, 100, per_frame=32)
     start = time.perf_counter()
     assert evaluate_detections(videos, detections).frames == 5000
     assert time.perf_counter() - start < 20  # about 1 s; the margin is for a busy machine

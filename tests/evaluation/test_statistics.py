@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import scipy.stats
+from made_up import make_up
 
 from sonodetr.evaluation.matches import match
 from sonodetr.evaluation.metrics import figures
@@ -64,9 +65,9 @@ def test_paired_difference_cancels_what_both_share():
     assert alone.high - alone.low > 0.5
 
 
-def test_interval_of_ap_covers_the_truth_about_as_often_as_it_says(made_up):
+def test_interval_of_ap_covers_the_truth_about_as_often_as_it_says():
     # AP of many recordings stands for the truth; samples of 31 of them should cover it.
-    videos, detections = made_up(620, 1)
+    videos, detections = make_up(620, 1)
     matches = match(videos, detections)
     truth = figures(matches, np.ones((1, 620), np.int64))["ap50"][0]
     covered = 0
@@ -77,8 +78,8 @@ def test_interval_of_ap_covers_the_truth_about_as_often_as_it_says(made_up):
     assert covered >= 16  # of 20
 
 
-def test_same_seed_same_interval(made_up):
-    videos, detections = made_up(11, 2)
+def test_same_seed_same_interval():
+    videos, detections = make_up(11, 2)
     matches = match(videos, detections)
     once, again, other = (
         bootstrap_intervals(

@@ -1,9 +1,6 @@
 """Made-up recordings and detections, the same for a seed."""
 
-from collections.abc import Callable
-
 import numpy as np
-import pytest
 
 from sonodetr.types import Detections, Labels, Video
 
@@ -44,9 +41,10 @@ def detected(
     )
 
 
-def _made_up(
+def make_up(
     num_videos: int, num_frames: int, seed: int = 0, *, crowd: float = 0.15, per_frame: int = 13
 ) -> tuple[list[Video], dict[tuple[str, int], Detections]]:
+    """Recordings with every other frame labelled, and a middling detector's answers."""
     random = np.random.default_rng(seed)
     videos, detections = [], {}
     for number in range(num_videos):
@@ -67,8 +65,3 @@ def _made_up(
             detections[f"v{number}", frame] = detected(found, scores, classes_found)
         videos.append(video(f"v{number}", labels))
     return videos, detections
-
-
-@pytest.fixture
-def made_up() -> Callable[..., tuple[list[Video], dict[tuple[str, int], Detections]]]:
-    return _made_up
