@@ -77,7 +77,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
             f"{source}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
             "the file may be truncated"
         ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: not a JSON text file ({type(error).__name__})") from error
 
 

@@ -115,7 +115,7 @@ def test_a_skipped_label_leaves_its_frame_unlabelled_with_one_warning(
     assert set(labels) == {"empty", "good"}
     assert len(labels["empty"]) == 0
     assert [record.getMessage() for record in caplog.records] == [
-        "2 of 4 labels left out, 1 frames count as unlabelled; the first: a.json: label 5: is bad"
+        "2 of 4 labels left out, frames left unlabelled: 1; the first: a.json: label 5: is bad"
     ]
 
 

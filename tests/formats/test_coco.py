@@ -314,6 +314,7 @@ def test_a_bad_label_can_be_skipped(
         ("annotations.1.id", 31, ": annotations: id 31 is given twice"),
         ("annotations.1.image_id", "a", ": annotations[1].image_id is 'a', but input should be"),
         ("annotations.1.category_id", None, ": annotations[1].category_id is missing"),
+        ("annotations.1.iscrowd", 2, ": annotations[1].iscrowd is 2, but input should be 0 or 1"),
         ("annotations.1.track_id", 2**70, ": annotations[1].track_id is 118059"),
         ("categories.0.id", 3, ": categories: id 3 is given twice"),
         ("categories.0.name", "nerve", ": categories: name 'nerve' is given twice"),
@@ -328,6 +329,29 @@ def test_a_fault_in_the_structure_is_named(
         read_coco(file, on_bad_label="skip")
     assert str(caught.value).startswith(f"{file}{message}")
     assert "\n" not in str(caught.value)
+
+
+def places(content: Any, path: str = "") -> list[str]:
+    """Every place of a document, in the words of `change`."""
+    if not isinstance(content, dict | list):
+        return [path]
+    pairs = content.items() if isinstance(content, dict) else enumerate(content)
+    inner = [place for key, value in pairs for place in places(value, f"{path}.{key}".lstrip("."))]
+    return [path, *inner] if path else inner
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "x\n\0", "x" * 999, -1, 1.5, 10**400, True, [[]]])
+def test_whatever_stands_anywhere_is_read_or_answered_in_one_line(folder: Path, value: Any) -> None:
+    write_video(folder / "sweep.avi", 11)
+    for content in (stills, recording):
+        for place in places(content()):
+            file = write(folder, change(content(), place, value))
+            message = ""
+            try:
+                read_coco(file, on_bad_label="skip")
+            except InputError as error:
+                message = str(error)
+            assert "\n" not in message, place
 
 
 @pytest.mark.parametrize(

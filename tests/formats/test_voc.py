@@ -65,7 +65,7 @@ def test_blood_cells(data_folder: Callable[[str], Path], caplog: pytest.LogCaptu
         videos = read_voc(folder, on_bad_label="skip")
     (record,) = caplog.records
     assert record.getMessage().startswith(
-        "2 of 4888 labels left out, 2 frames count as unlabelled; the first: "
+        "2 of 4888 labels left out, frames left unlabelled: 2; the first: "
     )
     assert len(videos) == 364
     assert videos[0].classes == ("Platelets", "RBC", "WBC")

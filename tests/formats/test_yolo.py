@@ -51,6 +51,14 @@ def test_boxes_become_corners_in_pixels(root: Path) -> None:
     assert first.frames.size == (HEIGHT, WIDTH)
 
 
+def test_a_relative_path(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_labels(root, "train/a.txt", "1 0.5 0.5 0.25 0.5")
+    monkeypatch.chdir(root.parent)
+    videos = read_yolo(root.name)
+    assert videos[0].key == "images/train/a.png"
+    assert len(videos[0].labels[0]) == 1
+
+
 def test_a_polygon_becomes_the_box_round_it(root: Path) -> None:
     write_labels(root, "train/a.txt", "0 0.25 0.5 0.5 0.75 0.375 0.1\n")
     labels = read_yolo(root)[0].labels[0]
@@ -137,7 +145,7 @@ def test_a_label_file_without_a_picture(root: Path) -> None:
     ("text", "message"),
     [
         ("train: images/train\n", "data.yaml: names is missing"),
-        ("names: nerve\n", "data.yaml: names"),
+        ("names: nerve\n", "data.yaml: names is 'nerve', but input should be a valid list"),
         ("names: {0: nerve, 2: vessel}\n", "names must be numbered 0, 1, 2, ... without a gap"),
         ("names: [nerve, nerve]\n", "names: 'nerve' is given twice"),
         ("names: [nerve]\nnc: 2\n", "nc is 2, but there are 1 names"),

@@ -8,6 +8,7 @@ out.
 import logging
 import math
 import os
+import re
 import reprlib
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ from sonodetr.types import Labels
 _log = logging.getLogger(__name__)
 
 OnBadLabel = Literal["error", "skip"]
+
+# How pydantic names the alternatives of a union in the place of an error.
+_ALTERNATIVE = re.compile(r"(str|int|bool|float)$|(list|dict|literal|function-\w+)\[")
 
 _TOLERANCE_PX = 1.0  # what rounding of corners can push over the border
 _SMALLEST_PX = 0.01  # thinner boxes may have no area left in float32
@@ -95,7 +99,7 @@ class LabelTable(Generic[Frame]):
             )
         if self._num_bad:
             _log.warning(
-                "%d of %d labels left out, %d frames count as unlabelled; the first: %s",
+                "%d of %d labels left out, frames left unlabelled: %d; the first: %s",
                 self._num_bad,
                 self._num_labels,
                 len(self._spoilt & self._rows.keys()),
@@ -194,7 +198,8 @@ def checked(model: type[Record], values: Any, source: Path) -> Record:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
+        path = [part for part in first["loc"] if not _ALTERNATIVE.match(str(part))]
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
         place = place.lstrip(".") or "the file"
         if first["type"] == "missing":
             raise InputError(f"{source}: {place} is missing") from None

@@ -91,7 +91,7 @@ class _Annotation(_Record):
     category_id: int
     bbox: Any = None  # checked label by label, so that a bad one can be skipped
     keypoints: Any = None
-    iscrowd: bool | Literal[0, 1] = False
+    iscrowd: Literal[0, 1] | bool = False
     instance_id: _Track | None = None
     track_id: _Track | None = None
 
@@ -251,10 +251,12 @@ def _from_pictures(
 ) -> _Opened:
     """The listed frames are picture files; they alone make up the recording."""
     pictures.require([image.file_name for image in images], source)
-    sizes = {image.size or video.size for image in images}
+    sizes = {image.size or video.size for image in images} - {None}
     if len(sizes) > 1:
         raise InputError(f"{source}: video {video.id}: its images differ in size: {shown(sizes)}")
-    frames = _frames([pictures.folder / image.file_name for image in images], sizes.pop())
+    frames = _frames(
+        [pictures.folder / image.file_name for image in images], next(iter(sizes), None)
+    )
     times_s = np.array([image.frame_id for image in images]) / video.fps if video.fps else None
     recording = Video(
         video.key,
@@ -273,7 +275,7 @@ def _from_recording(
 
     where = f"{source}: video {video.id}"
     places = [folder / video.file_name for folder in (pictures.folder, source.parent)]
-    place = next((place for place in places if place.is_file()), None)
+    place = next((place for place in places if os.path.isfile(place)), None)
     if place is None:
         named = f"its file {video.file_name!r}" if video.file_name else "a file_name for it"
         raise InputError(

@@ -152,7 +152,7 @@ def _recording(source: Path, meta: Any, images: str) -> Video:
     places = [Path(images)] if images else [source.parent / "images"]
     if named and not images:
         places = [source.parent / named, source.parent / "images" / named, *places]
-    place = next((place for place in places if place.exists()), None)
+    place = next((place for place in places if os.path.exists(place)), None)
     if place is None:
         what = images or named or "its recording"
         raise InputError(f"{source}: {what} not found; name the recording with images=")

@@ -67,10 +67,12 @@ def read_yolo(path: str | os.PathLike[str], *, on_bad_label: OnBadLabel = "error
     source = _description_file(Path(path))
     description, classes = _description(source)
     root = source.parent / (description.path or "")
-    root = root if root.is_dir() else source.parent  # a path on the machine that wrote the file
+    root = (
+        root if os.path.isdir(root) else source.parent
+    )  # a path on the machine that wrote the file
     pictures = _pictures(description, root, source)
     label_files = [_label_file(picture) for picture in pictures]
-    present = Pictures(root)
+    present = Pictures(Path())
     if not any(present.has(str(file)) for file in label_files):
         raise InputError(
             f"{source}: none of its {len(pictures)} pictures has labels; "
@@ -140,7 +142,7 @@ def _pictures(description: _Description, root: Path, source: Path) -> list[Path]
     for entry in entries or ["images"]:
         # Some writers put a "../" too many before each part.
         places = [root / entry, root / entry.removeprefix("../")]
-        place = next((place for place in places if place.exists()), None)
+        place = next((place for place in places if os.path.exists(place)), None)
         if place is None:
             raise InputError(
                 f"{source}: {places[0]} does not exist; correct path, train, val or test"
