@@ -60,7 +60,7 @@ def read(
             from sonodetr.formats.coco import read_coco
 
             if source.is_dir():
-                (source,) = source.glob("*.json")
+                (source,) = _label_files(source)
             return read_coco(source, images=images, on_bad_label=on_bad_label)
         case "cvat":
             from sonodetr.formats.cvat import read_cvat
@@ -149,13 +149,14 @@ def _kind(source: Path) -> str:
 
 def _kind_of_folder(folder: Path) -> str:
     has = {path.name for path in folder.iterdir()}
-    labels = sorted(name for name in has if name.endswith(".json"))
+    labels = _label_files(folder)
     if has & {"data.yaml", "data.yml"} or {"images", "labels"} <= has:
         return "yolo"
     if {"Annotations", "JPEGImages"} <= has:
         return "voc"
     if len(labels) > 1:
-        raise InputError(f"{folder}: holds several label files; name one of: {', '.join(labels)}")
+        names = ", ".join(file.name for file in labels)
+        raise InputError(f"{folder}: holds several label files; name one of: {names}")
     if labels:
         return "coco"
     kinds = {kind for path in walk(folder) if (kind := _kind_of_pictures(path))}
@@ -170,6 +171,10 @@ def _kind_of_folder(folder: Path) -> str:
             "kind in a folder of its own"
         )
     return kinds.pop()
+
+
+def _label_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
 
 
 def _kind_of_pictures(path: Path) -> str | None:

@@ -1,6 +1,7 @@
 """Still pictures, and folders of pictures that make one recording."""
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,12 @@ def _to_8_bit(image: Image.Image, path: str) -> Pixels:
     )
 
 
+def _opened(file: Path) -> Image.Image:
+    with warnings.catch_warnings():  # `checked_size` has a lower limit than Pillow warns of
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(file, formats=_FORMATS)
+
+
 def image_frames(path: str | os.PathLike[str]) -> ImageFrames:
     """One image file: a still, or the pages of a TIFF stack. Reads the header only.
 
@@ -78,7 +85,7 @@ def image_frames(path: str | os.PathLike[str]) -> ImageFrames:
     """
     ((_, file),) = keyed_files(path, IMAGE_SUFFIXES, "an image")
     try:
-        with Image.open(file, formats=_FORMATS) as image:
+        with _opened(file) as image:
             size = checked_size(image.height, image.width, str(file))
             pages = int(getattr(image, "n_frames", 1))
     except Image.DecompressionBombError as error:
