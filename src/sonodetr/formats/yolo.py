@@ -147,7 +147,10 @@ def _pictures(description: _Description, root: Path, source: Path) -> list[Path]
             raise InputError(
                 f"{source}: {places[0]} does not exist; correct path, train, val or test"
             )
-        files = _listed(place, root) if place.suffix == ".txt" else walk(place)
+        try:
+            files = _listed(place, root) if place.suffix == ".txt" else list(walk(place))
+        except OSError as error:
+            raise InputError(f"{source}: {place} cannot be read ({error.strerror})") from None
         found |= {file: None for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
     if not found:
         raise InputError(f"{source}: its folders hold no picture ({' '.join(IMAGE_SUFFIXES)})")
