@@ -74,13 +74,13 @@ class Letterbox:
         """The letterbox that shows `region` as large as possible in `height` x `width` pixels.
 
         >>> Letterbox.fit(Region(0, 0, 200, 100), 64, 64)
-        Letterbox(x0=0, y0=0, scale=0.32, left=0.0, top=16.0)
+        Letterbox(x0=0.0, y0=0.0, scale=0.32, left=0.0, top=16.0)
         """
         across, down = region.x1 - region.x0, region.y1 - region.y0
         scale = min(width / across, height / down)
         return Letterbox(
-            region.x0,
-            region.y0,
+            float(region.x0),
+            float(region.y0),
             scale,
             (width - across * scale) / 2,
             (height - down * scale) / 2,

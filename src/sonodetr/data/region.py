@@ -76,9 +76,8 @@ def find_region_in(pictures: Sequence[Pixels]) -> Region:
     cell = max(height, width) / CELLS
     cells = (max(1, round(width / cell)), max(1, round(height / cell)))
     greys = [p if p.ndim == 2 else cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in pictures]
-    lit = np.mean(
-        [_averaged((grey > BLACK_GREY).astype(np.uint8) * 255, cells) for grey in greys], 0
-    )
+    masks = [cv2.threshold(grey, BLACK_GREY, 255, cv2.THRESH_BINARY)[1] for grey in greys]
+    lit = np.mean([_averaged(mask, cells) for mask in masks], 0)
     motion = np.std([_averaged(grey, cells) for grey in greys], 0)
 
     thick = _opened((lit > 127).astype(np.uint8))

@@ -21,7 +21,7 @@ SHIFTS_PX = range(0, 9, 2)
 _CHUNK = 1024
 
 
-def thumbnail(pixels: Pixels) -> Float32[np.ndarray, "height width"]:
+def thumbnail(pixels: Pixels) -> Float32[np.ndarray, "48 48"]:
     """A picture as `near_identical` compares it: small, grey, without its slow changes."""
     grey = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     size = (THUMBNAIL_PX, THUMBNAIL_PX)
@@ -30,7 +30,7 @@ def thumbnail(pixels: Pixels) -> Float32[np.ndarray, "height width"]:
 
 
 def near_identical(
-    thumbnails: Sequence[Float32[np.ndarray, "height width"]], similarity: float
+    thumbnails: Sequence[Float32[np.ndarray, "48 48"]], similarity: float
 ) -> list[tuple[int, int, float]]:
     """Pairs of pictures whose similarity is at least `similarity`: (first, second, similarity).
 

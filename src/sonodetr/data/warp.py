@@ -25,7 +25,7 @@ def warp_frame(
     matrix: Float[np.ndarray, "3 3"],
     size: tuple[int, int],
     channels: int,
-) -> UInt8[np.ndarray, "height width channels"]:
+) -> UInt8[np.ndarray, "input_height input_width channels"]:
     """The region of a frame as the model sees it; black wherever the region does not reach.
 
     Args:
