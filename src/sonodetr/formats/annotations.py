@@ -158,8 +158,7 @@ def numbers(values: Any, count: int, what: str) -> list[float]:
     if (
         not isinstance(values, list)
         or len(values) != count
-        or any(isinstance(value, bool) or not isinstance(value, int | float) for value in values)
-        or not all(abs(value) < _LARGEST for value in values)
+        or not all(type(value) in (int, float) and abs(value) < _LARGEST for value in values)
     ):
         raise BadLabel(f"{what} {shown(values)} is not a list of {count} finite numbers")
     return [float(value) for value in values]
