@@ -85,7 +85,8 @@ def change_intensity(
     height, width = pictures.shape[2:]
     grey = np.arange(256, dtype=np.float32)
     fade_in = np.minimum(grey / FADE_IN_GREY, 1)
-    table = grey + fade_in * (_gain_and_range(pictures, config, random) - grey)
+    changed_grey = grey + fade_in * (_gain_and_range(pictures, config, random) - grey)
+    table = np.clip(changed_grey, 0, 255)
     field = _gain_curve(height, config, random)[:, None] + np.zeros(width, np.float32)
     if random.random() < config.shadow:
         field -= _shadow(height, width, random)
@@ -114,8 +115,7 @@ def _gain_and_range(
     mean = float(pictures.sum()) / max(1, int(np.count_nonzero(pictures)))
     contrast = _factor(config.dynamic_range, random)
     gain = 255 * config.gain * random.triangular(-1, 0, 1)
-    changed = mean + (np.arange(256) - mean) * contrast + gain
-    return np.clip(changed, 0, 255).astype(np.float32)
+    return (mean + (np.arange(256) - mean) * contrast + gain).astype(np.float32)
 
 
 def _gain_curve(

@@ -88,7 +88,7 @@ class ClipDataset(Dataset[Clip]):
         indices = clip_indices(frame_index, config)
         pictures = {
             i: warp_frame(video.frames[i], region, matrix, config.image_size, config.channels)
-            for i in set(indices)
+            for i in sorted(set(indices))  # forward, as videos decode fastest
         }
         image = np.ascontiguousarray(np.stack([pictures[i] for i in indices]).transpose(3, 0, 1, 2))
         if self.augment:

@@ -14,9 +14,10 @@ from sonodetr.types import Frames, Pixels, Region, Video
 
 # Frames looked at, spread over the recording.
 SAMPLES = 8
-# Screens differ from black where the ultrasound picture is, even in its darkest shadow: measured on
-# stills, a shadow is 1 to 3, the screen beside it 0. Compression leaves a 1 here and there.
-BLACK_GREY = 1
+# A cell is lit where most of its pixels are brighter than this. The darkest shadow of a picture is
+# still 1 to 3 on the stills measured, the screen beside it 0; where compression has lifted the
+# screen as well, more of it stays in.
+BLACK_GREY = 0
 # The search runs on this many cells along the longer side of the frame.
 CELLS = 160
 # Text, rulers and markers are thinner than this; the ultrasound picture is not.

@@ -180,6 +180,7 @@ def near_identical_across(
         part, video, frame = shown[first]
         other_part, other_video, other_frame = shown[second]
         key = (part, video, other_part, other_video)
+        value = round(value, 2)
         if part != other_part and value > best.get(key, (-1.0, 0, 0))[0]:
             best[key] = (value, frame, other_frame)
     return [
@@ -209,6 +210,11 @@ def select(
     """
     if name not in document:
         raise InputError(f"there is no split {name!r}; {closest(name, document)}")
+    if not isinstance(document[name], Mapping):
+        raise InputError(
+            f"the split {name!r} is not a stored division (a list of frames for each recording); "
+            "give the split.json of a run folder"
+        )
     places = {video.key: index for index, video in enumerate(videos)}
     samples = []
     for key, frames in document[name].items():
