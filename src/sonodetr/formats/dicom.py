@@ -43,6 +43,11 @@ except ImportError as error:
 _JPEG_PLUGINS = ("pillow", "gdcm", "pylibjpeg")
 _OTHER_PLUGINS = ("pylibjpeg", "pillow", "pydicom", "gdcm", "pyjpegls")
 
+_COLOURS = (
+    *("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
+    *("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
+)
+
 # What pydicom and its plugins raise at data that are not what they claim.
 _DAMAGE = (
     *(RuntimeError, ValueError, AttributeError, TypeError, IndexError, EOFError, OSError),
@@ -198,6 +203,12 @@ def _recording(key: str, file: Path) -> Video | None:
             if options["bits_allocated"] not in (1, 8, 16):
                 raise InputError(
                     f"{path}: {options['bits_allocated']} bits a value; allowed are 1, 8 and 16"
+                )
+            if options["photometric_interpretation"] not in _COLOURS:
+                raise InputError(
+                    f"{path}: Photometric Interpretation "
+                    f"{str(options['photometric_interpretation'])[:16]!r}; allowed are "
+                    f"{', '.join(_COLOURS)}"
                 )
             spans = _spans(path, options, offset, length)
             frames = DicomFrames(path, size, spans, options, stored_to_shown(header, options))

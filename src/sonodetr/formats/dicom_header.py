@@ -38,8 +38,8 @@ def stored_to_shown(header: Any, options: dict[str, Any]) -> np.ndarray | None:
     return None if depth == 8 and np.array_equal(table, np.arange(256)) else table
 
 
-def _scaled(values: np.ndarray, black: float, white: float) -> np.ndarray:
-    share = (values.astype(np.float64) - black) / (white - black)
+def _scaled(values: np.ndarray, black: Any, white: Any) -> np.ndarray:
+    share = (values.astype(np.float64) - float(black)) / (float(white) - float(black))
     return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
 
 
@@ -86,7 +86,7 @@ def _area(region: Region | None) -> int:
     return (region.x1 - region.x0) * (region.y1 - region.y0) if region else 0
 
 
-def _spacing(down: Any, across: Any, mm: float) -> Spacing | None:
+def _spacing(down: Any, across: Any, mm: int) -> Spacing | None:
     spacing = Spacing(abs(float(down or 0)) * mm, abs(float(across or 0)) * mm)
     return spacing if spacing.y_mm > 0 and spacing.x_mm > 0 else None
 
