@@ -14,6 +14,7 @@ from sonodetr.types import Video
 PARTS = ("train", "validation", "test")
 # First word of the random stream's seed; clips.py uses 1 and 2.
 _SPLIT_STREAM = 3
+_SIMILARITY = SplitConfig().similarity
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,10 @@ def _inside(frame: int, stretches: Sequence[tuple[int, int]], border: int) -> bo
 
 
 def near_identical_across(
-    videos: Sequence[Video], division: Split, similarity: float, frames_a_video: int = 12
+    videos: Sequence[Video],
+    division: Split,
+    similarity: float = _SIMILARITY,
+    frames_a_video: int = 12,
 ) -> list[str]:
     """A line for each two recordings of different parts that have a near-identical frame.
 
