@@ -8,6 +8,8 @@ import pytest
 from made_up import CLASSES, detected, video
 from rich.console import Console
 
+pytest.importorskip("sonodetr.predictor")
+
 from sonodetr.evaluation import evaluate as module
 from sonodetr.evaluation.evaluate import evaluate, print_evaluation
 from sonodetr.files import InputError
