@@ -24,7 +24,7 @@ class Section(BaseModel):
 
 
 class SplitConfig(Section):
-    """How recordings are divided. Recordings, patients and groups of near-identical stills stay whole."""
+    """Division of the frames. Recordings, patients and near-identical stills stay whole."""
 
     folds: int = Field(3, ge=2, description="number of parts the groups are dealt into")
     test_fold: int = Field(0, ge=0, description="the part held out for the test, 0 to folds - 1")
@@ -63,10 +63,16 @@ class AugmentConfig(Section):
     stretch: float = Field(1.15, ge=1, description="largest change of the aspect, as a factor")
     shift: float = Field(0.15, ge=0, lt=1, description="largest shift, as a share of the picture")
     rotate_deg: float = Field(8.0, ge=0, le=45, description="largest rotation in degrees")
-    gain: float = Field(0.25, ge=0, lt=1, description="largest change of brightness, 1 = full scale")
+    gain: float = Field(
+        0.25, ge=0, lt=1, description="largest change of brightness, 1 = full scale"
+    )
     dynamic_range: float = Field(1.5, ge=1, description="largest change of contrast, as a factor")
-    gain_curve: float = Field(0.2, ge=0, lt=1, description="largest time-gain error along the depth")
-    speckle: float = Field(0.15, ge=0, le=1, description="largest relative strength of added speckle")
+    gain_curve: float = Field(
+        0.2, ge=0, lt=1, description="largest time-gain error along the depth"
+    )
+    speckle: float = Field(
+        0.15, ge=0, le=1, description="largest relative strength of added speckle"
+    )
     shadow: float = Field(0.2, ge=0, le=1, description="chance of an acoustic shadow")
 
 
@@ -75,13 +81,18 @@ class DataConfig(Section):
 
     path: str = Field("", description="folder or annotation file, in any format that is read")
     images: str = Field("", description="folder of the pictures, where not beside the annotations")
-    on_bad_label: Literal["error", "skip"] = Field("error", description="stop at a bad label, or skip it")
-    image_size: tuple[int, int] = Field((256, 256), description="height and width the model sees, in pixels")
+    on_bad_label: Literal["error", "skip"] = Field(
+        "error", description="stop at a bad label, or skip it"
+    )
+    image_size: tuple[int, int] = Field(
+        (256, 256), description="height and width the model sees, in pixels"
+    )
     channels: Literal[1, 3] = Field(1, description="1 for grey, 3 for colour")
     clip_frames: int = Field(1, ge=1, description="frames a clip, ending at the labelled one")
     clip_step: int = Field(1, ge=1, description="distance between the frames of a clip")
     region: Literal["auto", "full"] = Field(
-        "auto", description="auto: only the ultrasound picture (from the file, or found); full: whole frames"
+        "auto",
+        description="auto: only the ultrasound picture (named by the file, or found); full: all",
     )
     split: SplitConfig = SplitConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -103,10 +114,14 @@ class BackboneConfig(Section):
         "compact", description="compact: our own small one; the others can carry ImageNet weights"
     )
     width: int = Field(32, ge=8, description="compact, resnet: channels of the first stage")
-    depths: tuple[int, ...] = Field((1, 2, 2, 1), description="compact, resnet: blocks in each of four stages")
+    depths: tuple[int, ...] = Field(
+        (1, 2, 2, 1), description="compact, resnet: blocks in each of four stages"
+    )
     bottleneck: bool = Field(False, description="resnet: bottleneck blocks, as in ResNet-50")
     stride: Literal[8, 16, 32] = Field(16, description="input pixels a token, along each side")
-    pretrained: bool = Field(False, description="start from ImageNet weights, where the backbone has them")
+    pretrained: bool = Field(
+        False, description="start from ImageNet weights, where the backbone has them"
+    )
     path: str = Field("", description="huggingface: folder or hub name of the backbone")
 
     @model_validator(mode="after")
@@ -116,7 +131,10 @@ class BackboneConfig(Section):
         if len(self.depths) != 4 or min(self.depths) < 1:
             raise ValueError(f"depths {self.depths} must be four numbers of at least 1")
         if self.pretrained and self.name not in ("efficientnet_lite0", "huggingface"):
-            raise ValueError(f"there are no ImageNet weights for {self.name}; use efficientnet_lite0 or huggingface")
+            raise ValueError(
+                f"there are no ImageNet weights for {self.name}, only for efficientnet_lite0 "
+                "and huggingface"
+            )
         return self
 
 
@@ -129,14 +147,19 @@ class ModelConfig(Section):
     encoder_layers: int = Field(2, ge=0, description="encoder layers")
     decoder_layers: int = Field(3, ge=1, description="decoder layers")
     feedforward_dim: int = Field(512, ge=16, description="width inside the feed-forward blocks")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in the feed-forward blocks and residuals")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout in the feed-forward blocks and residuals"
+    )
     queries: Literal["anchor", "learned"] = Field(
         "anchor", description="anchor: 4-D boxes refined layer by layer; learned: DETR as published"
     )
     num_queries: int = Field(32, ge=1, description="most objects found in a frame")
-    query_groups: int = Field(4, ge=1, description="anchor: groups of queries in training; one at inference")
+    query_groups: int = Field(
+        4, ge=1, description="anchor: groups of queries in training; one at inference"
+    )
     classification: Literal["focal", "softmax"] = Field(
-        "focal", description="focal: one sigmoid a class; softmax: with a no-object class, as published"
+        "focal",
+        description="focal: one sigmoid a class; softmax: with a no-object class, as published",
     )
     points: bool = Field(False, description="also predict two points a detection: tip and entry")
     weights: str = Field("", description="run folder or .safetensors file to start from")
@@ -144,7 +167,9 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
         if self.hidden_dim % (4 * self.num_heads):
-            raise ValueError(f"hidden_dim {self.hidden_dim} must be a multiple of 4 x num_heads ({self.num_heads})")
+            raise ValueError(
+                f"hidden_dim {self.hidden_dim} must be a multiple of 4 x {self.num_heads} heads"
+            )
         return self
 
 
@@ -167,16 +192,24 @@ class TrainConfig(Section):
     epochs: int = Field(100, ge=1, description="passes over the training frames")
     batch_size: int = Field(8, ge=1, description="clips a step and device")
     learning_rate: float = Field(4e-4, gt=0, description="peak rate of the transformer")
-    backbone_rate: float = Field(0.25, ge=0, description="rate of the backbone, as a share of learning_rate; 0 freezes it")
-    weight_decay: float = Field(1e-4, ge=0, description="AdamW weight decay (not on norms and biases)")
+    backbone_rate: float = Field(
+        0.25, ge=0, description="rate of the backbone, as a share of learning_rate; 0 freezes it"
+    )
+    weight_decay: float = Field(
+        1e-4, ge=0, description="AdamW weight decay (not on norms and biases)"
+    )
     warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up, then cosine to zero")
     gradient_clip: float = Field(0.5, gt=0, description="largest gradient norm")
     ema_decay: float = Field(0.998, ge=0, lt=1, description="weight averaging; 0 switches it off")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
     workers: int = Field(2, ge=0, description="processes that load data")
     validate_epochs: int = Field(5, ge=1, description="epochs between validations")
-    patience: int = Field(0, ge=0, description="validations without a better AP before stopping; 0 never stops early")
-    checkpoint_seconds: float = Field(60.0, ge=0, description="longest time between two checkpoints; 0 is every step")
+    patience: int = Field(
+        0, ge=0, description="validations without a better AP before stopping; 0 never stops early"
+    )
+    checkpoint_seconds: float = Field(
+        60.0, ge=0, description="longest time between two checkpoints; 0 is every step"
+    )
 
 
 class Config(Section):
@@ -188,6 +221,17 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _enough_tokens(self) -> "Config":
+        stride, (height, width) = self.model.backbone.stride, self.data.image_size
+        tokens = -(-height // stride) * -(-width // stride)
+        if self.model.queries == "anchor" and tokens < self.model.num_queries:
+            raise ValueError(
+                f"{height} x {width} pixels at stride {stride} are {tokens} tokens, fewer than "
+                f"model.num_queries {self.model.num_queries}"
+            )
+        return self
 
 
 class _Loader(yaml.SafeLoader):
@@ -215,7 +259,9 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = getattr(error, "problem_mark", None)
         where = f" at line {place.line + 1}" if place else ""
-        raise InputError(f"{source}: not valid YAML{where}; compare with the files in configs/") from error
+        raise InputError(
+            f"{source}: not valid YAML{where}; compare with the files in configs/"
+        ) from error
     if not isinstance(values, dict):
         raise InputError(f"{source}: must hold 'section:' blocks, but is a {type(values).__name__}")
     for word in overrides:
@@ -244,7 +290,9 @@ def dump_config(config: Config) -> str:
 def _override(values: dict[str, Any], word: str) -> None:
     key, equals, text = word.partition("=")
     if not equals:
-        raise InputError(f"{word!r} is not an override; write section.key=value, as in train.epochs=10")
+        raise InputError(
+            f"{word!r} is not an override; write section.key=value, as in train.epochs=10"
+        )
     *sections, last = key.split(".")
     place = values
     for section in sections:
@@ -272,7 +320,9 @@ def _environment(match: re.Match[str]) -> str:
     name, default = match.groups()
     value = os.environ.get(name) or default
     if value is None:
-        raise InputError(f"the config needs the environment variable {name}; set it: export {name}=FOLDER")
+        raise InputError(
+            f"the config needs the environment variable {name}; set it: export {name}=FOLDER"
+        )
     return value
 
 

@@ -46,7 +46,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(part, final)
     except OSError as error:
         raise InputError(
-            f"cannot write {final}: {error.strerror or error}; free some space or choose another folder"
+            f"cannot write {final}: {error.strerror or error}; "
+            "free some space or choose another folder"
         ) from error
     finally:
         part.unlink(missing_ok=True)

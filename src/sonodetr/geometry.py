@@ -1,4 +1,4 @@
-"""Boxes, and the way between pixels of a frame and the square the model sees. numpy and torch alike.
+"""Boxes, and the way between pixels of a frame and the picture the model sees.
 
 Boxes are named by format: `xyxy` is left, top, right, bottom; `cxcywh` is centre, width, height.
 Units stand in the name: `_px` is pixels of the original frame, no unit means normalised to 0..1 of
@@ -25,7 +25,7 @@ def cxcywh_from_xyxy(boxes: Any) -> Any:
 
 
 def xyxy_from_cxcywh(boxes: Any) -> Any:
-    """`[..., 4]` centre x, centre y, width, height -> left, top, right, bottom (array or tensor)."""
+    """`[..., 4]` centre x, y, width, height -> left, top, right, bottom (array or tensor)."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return _join(centre - half, centre + half)
 

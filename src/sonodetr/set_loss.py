@@ -19,7 +19,7 @@ from sonodetr.model.tensors import Outputs, Target
 
 
 class Matching(NamedTuple):
-    """M matched pairs: `query` of `layer` and clip `batch` is to find row `target` of all targets."""
+    """M pairs: `query` of `layer` and clip `batch` is to find row `target` of all targets."""
 
     layer: Int64[Tensor, " m"]
     batch: Int64[Tensor, " m"]
@@ -59,7 +59,7 @@ class SetLoss:
 def generalised_iou(
     first_cxcywh: Float[Tensor, "*shape 4"], second_cxcywh: Float[Tensor, "*shape 4"]
 ) -> Float[Tensor, "*shape"]:
-    """`IoU - (hull - union) / hull` of boxes in pairs, in -1..1 (Rezatofighi et al. 2019, equation 3).
+    """`IoU - (hull - union) / hull` of boxes in pairs (Rezatofighi et al. 2019, equation 3).
 
     >>> box = torch.tensor([0.5, 0.5, 1.0, 1.0])
     >>> generalised_iou(box, box)
@@ -83,10 +83,14 @@ def generalised_iou(
 def focal_terms(
     logits: Float[Tensor, "*shape"], config: LossConfig
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-    """Focal loss of each score were it to be one, and were it to be zero (Lin et al. 2017, equation 5)."""
+    """Focal loss of a score that should be one, and that should be zero (Lin et al. 2017, 5)."""
     probability = logits.sigmoid()
-    if_one = config.focal_alpha * (1 - probability) ** config.focal_gamma * functional.softplus(-logits)
-    if_zero = (1 - config.focal_alpha) * probability**config.focal_gamma * functional.softplus(logits)
+    if_one = (
+        config.focal_alpha * (1 - probability) ** config.focal_gamma * functional.softplus(-logits)
+    )
+    if_zero = (
+        (1 - config.focal_alpha) * probability**config.focal_gamma * functional.softplus(logits)
+    )
     return if_one, if_zero
 
 

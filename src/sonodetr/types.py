@@ -1,4 +1,4 @@
-"""The values that pass between the parts: Frames, Labels, Video, Detections. numpy only, no torch."""
+"""The values that pass between the parts: Frames, Labels, Video, Detections. No torch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -200,7 +200,7 @@ class Detections:
         rows = (self.scores, self.classes, self.points_px, self.track_ids)
         if any(row is not None and len(row) != count for row in rows):
             raise ValueError(f"{count} boxes, but other fields have another number of rows")
-        if count and not (0 <= self.classes.min() and self.classes.max() < len(self.class_names)):
+        if count and not (self.classes.min() >= 0 and self.classes.max() < len(self.class_names)):
             raise ValueError(f"class index outside the {len(self.class_names)} class names")
 
     def __len__(self) -> int:
@@ -244,7 +244,7 @@ class Detections:
         }
 
     def to_supervision(self) -> Any:
-        """The same as `supervision.Detections` (extra `supervision`), with `class_name` in `data`."""
+        """The same as `supervision.Detections`; needs the extra `supervision`."""
         import supervision
 
         return supervision.Detections(

@@ -1,8 +1,8 @@
 """Dense multi-head attention that can also return its probabilities.
 
-`Attention(Q, K, V) = softmax(Q K^T / sqrt(d) + bias) V` (Vaswani et al. 2017, equation 1). The fused
-kernel never forms the matrix, so a layer forms it explicitly only where it was asked for; both ways
-agree to 1e-5 (tests/model/test_attention.py).
+`softmax(Q K^T / sqrt(d) + bias) V` (Vaswani et al. 2017, equation 1). The fused kernel never forms
+the matrix, so a layer forms it explicitly only where it was asked for; both ways agree to 1e-5
+(tests/model/test_attention.py).
 """
 
 from jaxtyping import Float
@@ -57,7 +57,9 @@ class SelfAttention(nn.Module):
         positions: Float[Tensor, "#batch tokens dim"],
         *,
         capture: bool = False,
-    ) -> tuple[Float[Tensor, "batch tokens dim"], Float[Tensor, "batch heads tokens tokens"] | None]:
+    ) -> tuple[
+        Float[Tensor, "batch tokens dim"], Float[Tensor, "batch heads tokens tokens"] | None
+    ]:
         """Returns the attended tokens and, where captured, the probabilities."""
         queries, keys = self.query_key(tokens + positions).chunk(2, -1)
         mixed, probabilities = attend(

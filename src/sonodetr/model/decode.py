@@ -60,23 +60,23 @@ def detections_of(
         sources: one a clip, with the letterbox that made the model's input.
         image_size: height and width of the model's input in pixels.
     """
-    decoded = Decoded(
-        *(None if part is None else part.cpu().numpy() for part in decode(outputs, classification))
-    )
+    decoded = decode(outputs, classification)
+    scores, classes = decoded.scores.cpu().numpy(), decoded.classes.cpu().numpy()
+    boxes = xyxy_from_cxcywh(decoded.boxes_cxcywh.cpu().numpy()).clip(0, 1)
+    points = None if decoded.points is None else decoded.points.cpu().numpy()
     height, width = image_size
     found = []
     for row, source in enumerate(sources):
-        corners = xyxy_from_cxcywh(decoded.boxes_cxcywh[row]).clip(0, 1).reshape(-1, 2, 2)
-        boxes_px = source.letterbox.to_frame(corners * (width, height)).reshape(-1, 4)
+        corners = boxes[row].reshape(-1, 2, 2) * (width, height)
+        boxes_px = source.letterbox.to_frame(corners).reshape(-1, 4)
         points_px = None
-        if decoded.points is not None:
-            points_px = source.letterbox.to_frame(decoded.points[row] * (width, height))
-            points_px = points_px.astype(np.float32)
+        if points is not None:
+            points_px = source.letterbox.to_frame(points[row] * (width, height)).astype(np.float32)
         found.append(
             Detections(
                 boxes_px.astype(np.float32),
-                decoded.scores[row],
-                decoded.classes[row],
+                scores[row],
+                classes[row],
                 class_names,
                 points_px,
                 frame_index=source.frame_index,

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from sonodetr.config import ModelConfig
 from sonodetr.model.backbone import build_backbone
-from sonodetr.model.position import BoxBias, Perceptron, box_positions, grid_positions, logit
+from sonodetr.model.position import BoxFocus, Perceptron, box_positions, grid_positions, logit
 from sonodetr.model.tensors import Attention, Grid, Outputs
 from sonodetr.model.transformer import DecoderLayer, EncoderLayer
+
+Maps = dict[int, Tensor]  # number of the layer -> its attention probabilities
 
 
 class Capture(NamedTuple):
@@ -26,7 +28,7 @@ class DETR(nn.Module):
     """Set prediction with a transformer (Carion et al. 2020), with learned or anchor queries.
 
     Learned queries are DETR as published. Anchor queries are 4-D boxes that every decoder layer
-    refines (Liu et al. 2022, DAB-DETR) and that steer the cross-attention (`BoxBias`); in training
+    refines (Liu et al. 2022, DAB-DETR) and that steer the cross-attention (`BoxFocus`); in training
     several groups of them compete for the objects independently (Chen et al. 2023, Group DETR).
 
     Args:
@@ -46,7 +48,9 @@ class DETR(nn.Module):
         self.num_classes = num_classes
         dim, heads = config.hidden_dim, config.num_heads
         shape = (dim, heads, config.feedforward_dim, config.dropout)
+        # Convolutions on a CPU are up to 1.6 times faster with the channels last in memory.
         self.backbone = build_backbone(config.backbone, channels)
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.projection = nn.Conv2d(self.backbone.channels, dim, 1)
         self.encoder = nn.ModuleList(EncoderLayer(*shape) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(*shape) for _ in range(config.decoder_layers))
@@ -56,9 +60,14 @@ class DETR(nn.Module):
         self.groups = config.query_groups if self.anchored else 1
         self.queries = nn.Embedding(config.num_queries * self.groups, dim)
         if self.anchored:
-            self.anchors = nn.Parameter(_spread_anchors(config.num_queries, self.groups))
+            self.token_norm = nn.LayerNorm(dim)
+            self.proposals = nn.ModuleList(
+                nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim)) for _ in range(self.groups)
+            )
             self.anchor_positions = Perceptron(dim, dim, dim)
-            self.box_bias = nn.ModuleList(BoxBias(heads) for _ in range(config.decoder_layers))
+            self.box_focus = nn.ModuleList(
+                BoxFocus(dim, heads) for _ in range(config.decoder_layers)
+            )
         outputs = num_classes + (config.classification == "softmax")
         self.class_head = nn.Linear(dim, outputs)
         self.box_head = Perceptron(dim, dim, dim, 4)
@@ -73,8 +82,8 @@ class DETR(nn.Module):
             # Every class starts at a score of 0.01 (Lin et al. 2017, section 4.1).
             nn.init.constant_(self.class_head.bias, -math.log(99))
         if self.anchored:
-            nn.init.zeros_(self.box_head[-1].weight)
-            nn.init.zeros_(self.box_head[-1].bias)
+            for parameter in self.box_head[-1].parameters():
+                nn.init.zeros_(parameter)  # boxes start where their cell is
 
     def forward(
         self,
@@ -93,7 +102,7 @@ class DETR(nn.Module):
         memory, grid = self.embed(images)
         batch = len(memory)
         positions = grid_positions(grid, self.config.hidden_dim).to(memory)
-        encoder_maps: dict[int, Tensor] = {}
+        encoder_maps: Maps = {}
         for number, layer in enumerate(self.encoder):
             memory, probabilities = layer(memory, positions, capture=number in capture.encoder)
             if probabilities is not None:
@@ -123,21 +132,30 @@ class DETR(nn.Module):
         self, images: Float[Tensor, "batch channels time height width"]
     ) -> tuple[Float[Tensor, "batch tokens dim"], Grid]:
         """Backbone features as tokens, before the encoder, and the grid they lie on."""
-        batch, _, time, _, _ = images.shape
+        time = images.shape[2]
         if time != 1:
             raise ValueError(f"the clip has {time} frames, this model sees one")
         features = self.projection(self.backbone(images[:, :, 0]))
         grid = Grid(time, *features.shape[-2:])
-        return features.flatten(2).transpose(1, 2), grid
+        tokens = features.flatten(2).transpose(1, 2)
+        return (self.token_norm(tokens) if self.anchored else tokens), grid
 
     def _decode_learned(
-        self, query_positions: Tensor, memory: Tensor, positions: Tensor, grid: Grid, capture: Capture
-    ) -> tuple[Tensor, Tensor, dict[int, Tensor], dict[int, Tensor]]:
+        self,
+        query_positions: Tensor,
+        memory: Tensor,
+        positions: Tensor,
+        grid: Grid,
+        capture: Capture,
+    ) -> tuple[Tensor, Tensor, Maps, Maps]:
         """DETR as published: learned positions, content from zero, boxes read off at the end."""
         content = torch.zeros_like(query_positions)
         memory_positioned = memory + positions
-        decoder_maps, cross_maps, features = {}, {}, []
+        decoder_maps: Maps = {}
+        cross_maps: Maps = {}
+        features = []
         for number, layer in enumerate(self.decoder):
+            assert isinstance(layer, DecoderLayer)
             content, looked_around = layer.look_around(
                 content, query_positions, 1, capture=number in capture.decoder
             )
@@ -156,52 +174,68 @@ class DETR(nn.Module):
         return stacked, self.box_head(stacked).sigmoid(), decoder_maps, cross_maps
 
     def _decode_anchors(
-        self, content: Tensor, memory: Tensor, positions: Tensor, grid: Grid, capture: Capture
-    ) -> tuple[Tensor, Tensor, dict[int, Tensor], dict[int, Tensor]]:
+        self, queries: Tensor, memory: Tensor, positions: Tensor, grid: Grid, capture: Capture
+    ) -> tuple[Tensor, Tensor, Maps, Maps]:
         """Every layer starts from the boxes of the layer before and moves them a little."""
-        batch, count, dim = content.shape
+        groups = queries.shape[1] // self.config.num_queries
+        proposed, cells = self._propose(memory, grid, groups)
+        anchors = (logit(cells) + self.box_head(proposed)).sigmoid()
+        features, boxes = [proposed], [anchors]
+        content = queries + proposed
         memory_positioned = memory + positions
-        anchors = self.anchors[:count].sigmoid().expand(batch, -1, -1)
-        decoder_maps, cross_maps, features, boxes = {}, {}, [], []
+        decoder_maps: Maps = {}
+        cross_maps: Maps = {}
         for number, layer in enumerate(self.decoder):
-            query_positions = self.anchor_positions(box_positions(anchors, dim))
+            assert isinstance(layer, DecoderLayer)
+            anchors = anchors.detach()  # each layer answers for its own step only
+            query_positions = self.anchor_positions(box_positions(anchors, content.shape[-1]))
             content, looked_around = layer.look_around(
-                content,
-                query_positions,
-                count // self.config.num_queries,
-                capture=number in capture.decoder,
+                content, query_positions, groups, capture=number in capture.decoder
             )
             content, looked_at = layer.look_at_memory(
                 content,
                 query_positions,
                 memory_positioned,
                 memory,
-                self.box_bias[number](anchors, grid),
+                self.box_focus[number](content, anchors, grid),
                 capture=number in capture.cross,
             )
             _keep(decoder_maps, number, looked_around)
             _keep(cross_maps, number, looked_at)
             features.append(self.decoder_norm(content))
-            refined = (logit(anchors) + self.box_head(features[-1])).sigmoid()
-            boxes.append(refined)
-            anchors = refined.detach()  # each layer answers for its own step only
+            anchors = (logit(anchors) + self.box_head(features[-1])).sigmoid()
+            boxes.append(anchors)
         return torch.stack(features), torch.stack(boxes), decoder_maps, cross_maps
 
+    def _propose(
+        self, memory: Float[Tensor, "batch tokens dim"], grid: Grid, groups: int
+    ) -> tuple[Float[Tensor, "batch queries dim"], Float[Tensor, "batch queries 4"]]:
+        """The tokens of the last frame that look most like an object, and boxes around them.
 
-def _keep(maps: dict[int, Tensor], number: int, probabilities: Tensor | None) -> None:
+        As in two-stage Deformable DETR (Zhu et al. 2021, section 4), but read by the decoder's own
+        heads; each group projects the tokens in its own way and so chooses for itself.
+        """
+        current = memory[:, -grid.height * grid.width :]
+        cells = _cell_boxes(grid).to(memory)
+        rows = torch.arange(len(memory), device=memory.device)[:, None]
+        features, boxes = [], []
+        for project in self.proposals[:groups]:
+            projected = project(current)
+            likeness = self.class_head(projected).amax(-1)
+            chosen = likeness.topk(self.config.num_queries, dim=1).indices
+            features.append(projected[rows, chosen])
+            boxes.append(cells[chosen])
+        return torch.cat(features, 1), torch.cat(boxes, 1)
+
+
+def _keep(maps: Maps, number: int, probabilities: Tensor | None) -> None:
     if probabilities is not None:
         maps[number] = probabilities
 
 
-def _spread_anchors(num_queries: int, groups: int) -> Float[Tensor, "queries 4"]:
-    """Logits of boxes that cover the picture evenly (a low-discrepancy sequence), a fifth of it wide.
-
-    Points k of the R2 sequence, `(0.5 + k * (1/g, 1/g^2)) mod 1` with `g = 1.3247...` (Roberts 2018):
-    any number of queries is spread well, and every group differently.
-    """
-    index = torch.arange(num_queries * groups, dtype=torch.float64)
-    plastic = 1.324717957244746
-    centres = torch.stack(
-        ((0.5 + index / plastic) % 1, (0.5 + index / plastic**2) % 1), -1
-    )
-    return logit(torch.cat((centres, torch.full_like(centres, 0.2)), -1)).float()
+def _cell_boxes(grid: Grid) -> Float[Tensor, "tokens 4"]:
+    """A box a fifth of the picture wide and high around every cell of a frame."""
+    rows = (torch.arange(grid.height) + 0.5) / grid.height
+    columns = (torch.arange(grid.width) + 0.5) / grid.width
+    centres = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
+    return torch.cat((centres, torch.full_like(centres, 0.2)), -1)

@@ -1,6 +1,7 @@
 """Where a token or a query is: sine encodings of grids and boxes, and the bias that boxes put on
 cross-attention."""
 
+import itertools
 import math
 
 import torch
@@ -12,9 +13,7 @@ from sonodetr.model.tensors import Grid
 TEMPERATURE = 10_000.0
 
 
-def sine(
-    coordinates: Float[Tensor, "*shape"], features: int
-) -> Float[Tensor, "*shape {features}"]:
+def sine(coordinates: Float[Tensor, "*shape"], features: int) -> Float[Tensor, "*shape {features}"]:
     """Sine and cosine of a coordinate in 0..1 at geometric wavelengths, interleaved.
 
     `p[2i] = sin(2 pi x / 10000^(2i / features))`, `p[2i + 1]` its cosine (Vaswani et al. 2017,
@@ -46,44 +45,57 @@ def grid_positions(grid: Grid, dim: int) -> Float[Tensor, "1 tokens {dim}"]:
 def box_positions(
     boxes_cxcywh: Float[Tensor, "batch queries 4"], dim: int
 ) -> Float[Tensor, "batch queries {dim}"]:
-    """Sine encoding of centre and size, a quarter of the features each (Liu et al. 2022, DAB-DETR)."""
+    """Sine encoding of centre and size, a quarter each (DAB-DETR, Liu et al. 2022)."""
     return sine(boxes_cxcywh, dim // 4).flatten(-2)
 
 
-class BoxBias(nn.Module):
-    """Cross-attention bias from where a token lies relative to a query's box.
+class BoxFocus(nn.Module):
+    """Cross-attention bias that makes each head look at a spot in or near the query's box.
 
-    Lin et al. 2023, "DETR Does Not Need Multi-Scale or Locality Design", section 3.2: the signed
-    distances of a token from the two vertical edges pass through a small network, those from the
-    horizontal edges through another, and the two answers add up. A query so starts by looking at
-    its own box instead of having to learn where to look.
+    Head h of a query with box (cx, cy, w, h) adds the logarithm of a Gaussian to its logits,
+    `-((x - cx - a w / 2)^2 / sx^2 + (y - cy - b h / 2)^2 / sy^2) / 2`, whose centre (a, b) and
+    widths, in units of half the box, follow from the query's content (Gao et al. 2021, "Fast
+    Convergence of DETR with Spatially Modulated Co-Attention", equations 2 to 4; widths by axis
+    are ours). The heads start on a ring around the centre. Without this a query must first learn
+    where to look, which takes DETR most of its long training.
     """
 
-    def __init__(self, num_heads: int, hidden: int = 32) -> None:
+    def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
-        self.columns = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, num_heads))
-        self.rows = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, num_heads))
+        self.num_heads = num_heads
+        self.spots = nn.Linear(dim, 4 * num_heads)
+        angle = 2 * math.pi * torch.arange(num_heads) / num_heads
+        start = torch.stack((0.5 * angle.cos(), 0.5 * angle.sin(), *torch.zeros(2, num_heads)), -1)
+        nn.init.zeros_(self.spots.weight)
+        self.spots.bias.data.copy_(start.flatten())
 
     def forward(
-        self, boxes_cxcywh: Float[Tensor, "batch queries 4"], grid: Grid
+        self,
+        content: Float[Tensor, "batch queries dim"],
+        boxes_cxcywh: Float[Tensor, "batch queries 4"],
+        grid: Grid,
     ) -> Float[Tensor, "batch heads queries tokens"]:
-        """Returns the bias for every head, query and token."""
-        centre_x, centre_y, width, height = boxes_cxcywh.unbind(-1)
-        across = self.columns(_edge_distances(centre_x, width, grid.width))
-        down = self.rows(_edge_distances(centre_y, height, grid.height))
-        # [batch, queries, size, heads] each -> [batch, heads, queries, height, width]
-        bias = down.permute(0, 3, 1, 2).unsqueeze(-1) + across.permute(0, 3, 1, 2).unsqueeze(-2)
+        """Returns the bias, at most 0, for every head, query and token."""
+        # [batch, heads, queries] each
+        shift_x, shift_y, widen_x, widen_y = (
+            self.spots(content).unflatten(-1, (self.num_heads, 4)).transpose(1, 2).unbind(-1)
+        )
+        centre_x, centre_y, width, height = boxes_cxcywh.unsqueeze(1).unbind(-1)
+        across = _spot(centre_x, width, shift_x, widen_x, grid.width)
+        down = _spot(centre_y, height, shift_y, widen_y, grid.height)
+        bias = down.unsqueeze(-1) + across.unsqueeze(-2)
         return bias.flatten(-2).repeat(1, 1, 1, grid.time)
 
 
-def _edge_distances(
-    centre: Float[Tensor, "batch queries"], size: Float[Tensor, "batch queries"], cells: int
-) -> Float[Tensor, "batch queries {cells} 2"]:
-    """Signed distances of cell centres from a box's two edges, compressed by a logarithm."""
+def _spot(
+    centre: Tensor, size: Tensor, shift: Tensor, widen: Tensor, cells: int
+) -> Float[Tensor, "batch heads queries {cells}"]:
+    """Log of a Gaussian along one axis at the cells' centres; never narrower than half a cell."""
     places = (torch.arange(cells, dtype=centre.dtype, device=centre.device) + 0.5) / cells
-    edges = torch.stack((centre - size / 2, centre + size / 2), -1)
-    distances = places[:, None] - edges[:, :, None]
-    return distances.sign() * torch.log1p(16 * distances.abs()) / math.log(17)
+    half = size / 2
+    sigma = half * widen.clamp(-3, 3).exp() + 0.5 / cells
+    offset = places - (centre + half * shift).unsqueeze(-1)
+    return -0.5 * (offset / sigma.unsqueeze(-1)) ** 2
 
 
 class Perceptron(nn.Sequential):
@@ -91,7 +103,7 @@ class Perceptron(nn.Sequential):
 
     def __init__(self, *sizes: int) -> None:
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         super().__init__(*layers[:-1])
 
@@ -100,5 +112,3 @@ def logit(probabilities: Tensor) -> Tensor:
     """Inverse of the sigmoid, finite at 0 and 1."""
     clamped = probabilities.clamp(1e-4, 1 - 1e-4)
     return torch.log(clamped / (1 - clamped))
-
-

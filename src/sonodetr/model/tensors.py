@@ -7,7 +7,7 @@
 | time | frames of a clip, oldest first; the last one is the labelled one |
 | height, width | pixels the model sees |
 | layers | decoder layers, the last one is the answer |
-| queries | object queries: all groups one after the other in training, the first group at inference |
+| queries | object queries: all groups in turn in training, the first group at inference |
 | classes | class scores (with softmax the last one is "no object") |
 | tokens | cells of the feature grid, time x height x width flattened, width fastest |
 | heads | attention heads |
@@ -16,6 +16,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -67,7 +68,7 @@ class Batch:
     targets: list[Target]
     sources: list[Source]
 
-    def to(self, device: object) -> "Batch":
+    def to(self, device: torch.device) -> "Batch":
         """The same batch with all tensors on `device`."""
         targets = [
             Target(t.boxes_cxcywh.to(device), t.classes.to(device), t.points.to(device))

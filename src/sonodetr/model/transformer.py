@@ -1,4 +1,4 @@
-"""Encoder and decoder layers of DETR (Carion et al. 2020, appendix A.3), norms after the residuals."""
+"""Encoder and decoder layers of DETR (Carion et al. 2020, appendix A.3), normalised last."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+    def forward(
+        self, tokens: Float[Tensor, "batch tokens dim"]
+    ) -> Float[Tensor, "batch tokens dim"]:
         """Returns tokens of the same shape."""
         inner = self.expand(tokens).relu_()
         return self.norm(tokens + self.dropout(self.contract(inner)))
@@ -38,7 +40,9 @@ class EncoderLayer(nn.Module):
         positions: Float[Tensor, "#batch tokens dim"],
         *,
         capture: bool = False,
-    ) -> tuple[Float[Tensor, "batch tokens dim"], Float[Tensor, "batch heads tokens tokens"] | None]:
+    ) -> tuple[
+        Float[Tensor, "batch tokens dim"], Float[Tensor, "batch heads tokens tokens"] | None
+    ]:
         """Returns the tokens and, where captured, the attention probabilities."""
         mixed, probabilities = self.attention(tokens, positions, capture=capture)
         return self.feedforward(self.norm(tokens + self.dropout(mixed))), probabilities
@@ -63,7 +67,9 @@ class DecoderLayer(nn.Module):
         groups: int,
         *,
         capture: bool = False,
-    ) -> tuple[Float[Tensor, "batch queries dim"], Float[Tensor, "batch heads queries group"] | None]:
+    ) -> tuple[
+        Float[Tensor, "batch queries dim"], Float[Tensor, "batch heads queries group"] | None
+    ]:
         """Self-attention. Groups never see each other (Chen et al. 2023, Group DETR)."""
         batch, queries, dim = content.shape
         apart = (batch * groups, queries // groups, dim)

@@ -13,11 +13,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sonodetr.files import InputError
-from sonodetr.training.run import read_weights, save_weights
+from sonodetr.model.weights import read_safetensors
+from sonodetr.training.run import save_weights
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, average: dict[str, Tensor], optimizer: Optimizer, progress: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    average: dict[str, Tensor],
+    optimizer: Optimizer,
+    progress: dict[str, Any],
 ) -> None:
     """Write everything that the next step depends on, whole or not at all.
 
@@ -44,7 +49,7 @@ def load_checkpoint(
     Raises:
         InputError: the file is damaged or belongs to another model.
     """
-    tensors = read_weights(path)
+    tensors = read_safetensors(path)
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
     try:
         progress = json.loads(bytes(tensors.pop("progress").tolist()))
@@ -60,7 +65,7 @@ def load_checkpoint(
             state["state"].setdefault(int(number), {})[field] = tensor
         optimizer.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: does not fit this run ({error}); delete it to start over") from None
+        raise InputError(
+            f"{path}: does not fit this run ({error}); delete it to start over"
+        ) from None
     return progress
-
-

@@ -20,12 +20,14 @@ from torch.utils.data import DataLoader
 
 from sonodetr.config import Config
 from sonodetr.data.clips import ClipDataset, EpochBatches, collate
-from sonodetr.data.splits import Split, split, to_json
-from sonodetr.evaluation.metrics import best_threshold, match, metrics_of
+from sonodetr.data.splits import Split, near_identical_across, split, to_json
+from sonodetr.evaluation.matches import match
+from sonodetr.evaluation.metrics import best_threshold, metrics_of
 from sonodetr.files import InputError, write_json
 from sonodetr.formats import read
 from sonodetr.model.detr import DETR
 from sonodetr.model.tensors import Batch
+from sonodetr.model.weights import load_matching, read_weights
 from sonodetr.training.average import WeightAverage
 from sonodetr.training.checkpoint import load_checkpoint, save_checkpoint
 from sonodetr.training.log import TrainingLog
@@ -35,14 +37,13 @@ from sonodetr.training.run import (
     WEIGHTS,
     RunInfo,
     provenance,
-    read_weights,
     save_info,
     save_weights,
     start_run,
 )
 from sonodetr.training.tasks import Detection, Task
 from sonodetr.training.validate import predict_clips
-from sonodetr.types import Detections, Video
+from sonodetr.types import Video
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -83,7 +84,7 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
         The run folder (see `training.run`).
 
     Raises:
-        InputError: the data or the config cannot be used, the run exists, or the loss is not finite.
+        InputError: data or config cannot be used, the run exists, or the loss is not finite.
     """
     folder = out / config.name
     accelerator = Accelerator(mixed_precision=config.train.precision)
@@ -106,25 +107,32 @@ def open_data(config: Config) -> Data:
         InputError: the data cannot be read, has no classes, or cannot be divided as asked.
     """
     if not config.data.path:
-        raise InputError("data.path is empty; name a folder or annotation file, as in data.path=FOLDER")
+        raise InputError(
+            "data.path is empty; name a folder or annotation file, as in data.path=FOLDER"
+        )
     if config.data.clip_frames != 1:
-        raise InputError(f"data.clip_frames {config.data.clip_frames}: this model sees one frame; use 1")
-    videos = read(config.data.path, images=config.data.images, on_bad_label=config.data.on_bad_label)
+        raise InputError(
+            f"data.clip_frames {config.data.clip_frames}: this model sees one frame; use 1"
+        )
+    videos = read(
+        config.data.path, images=config.data.images, on_bad_label=config.data.on_bad_label
+    )
     if not any(video.labels for video in videos):
         raise InputError(f"{config.data.path}: has pictures but no labels; training needs some")
     return Data(videos, split(videos, config.data.split, config.seed), config)
 
 
 def start_model(config: Config, class_names: tuple[str, ...]) -> tuple[DETR, list[str]]:
-    """A new model, or one that starts from other weights, and lines that say what was done."""
+    """A new model, or one that starts from other weights, and lines that say what was taken over.
+
+    Raises:
+        InputError: the weights cannot be read, or nothing of them fits.
+    """
     model = DETR(config.model, len(class_names), config.data.channels)
     if not config.model.weights:
         return model, []
-    from sonodetr.model.weights import load_matching
-
-    given = Path(config.model.weights)
-    path = given / WEIGHTS if given.is_dir() else given
-    return model, [f"{path}: {load_matching(model, read_weights(path))}"]
+    taken = load_matching(model, read_weights(config.model.weights))
+    return model, [f"{config.model.weights}: {taken}"]
 
 
 class Trainer:
@@ -195,7 +203,8 @@ class Trainer:
         if step:
             lines.append(f"resumed after step {step} of {self.total_steps}")
         else:
-            pass
+            similarity = self.config.data.split.similarity
+            lines += near_identical_across(self.data.videos, parts, similarity)
         return lines
 
     def _batches(self, first_step: int) -> Iterator[Batch]:
@@ -219,7 +228,7 @@ class Trainer:
     def _loader(self, dataset: ClipDataset, order: list[Any]) -> DataLoader:
         return DataLoader(
             dataset,
-            batch_sampler=order,  # type: ignore[arg-type]  # any iterable of lists will do
+            batch_sampler=order,
             num_workers=self.config.train.workers,
             collate_fn=collate,
             worker_init_fn=_one_thread,
@@ -234,7 +243,9 @@ class Trainer:
         if train.backbone_rate == 0:
             self.plain_model.backbone.eval()
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_rate"] * rate_factor(step, self.total_steps, train.warmup_steps)
+            group["lr"] = group["peak_rate"] * rate_factor(
+                step, self.total_steps, train.warmup_steps
+            )
         with self.accelerator.autocast():
             named = self.task(self.model, batch)
         self.optimizer.zero_grad(set_to_none=True)

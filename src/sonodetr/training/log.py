@@ -32,7 +32,11 @@ class TrainingLog:
 
     def __init__(self, folder: Path, total_steps: int, step: int, *, active: bool) -> None:
         self.active, self.console = active, Console(stderr=True, quiet=not active)
-        self._path, self._started, self._first_step = folder / "metrics.jsonl", time.monotonic(), step
+        self._path, self._started, self._first_step = (
+            folder / "metrics.jsonl",
+            time.monotonic(),
+            step,
+        )
         self.progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -60,7 +64,10 @@ class TrainingLog:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.progress.stop()
         if self.active:

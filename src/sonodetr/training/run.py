@@ -7,6 +7,7 @@ resume), batch.png, validation.png and TensorBoard's event files.
 
 import os
 import platform
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sonodetr.config import Config, config_from_run, dump_config
-from sonodetr.files import InputError, existing_file, read_json, whole_file, write_json, write_text
+from sonodetr.files import InputError, read_json, whole_file, write_json, write_text
 from sonodetr.model.detr import DETR
+from sonodetr.model.weights import read_safetensors
 
 WEIGHTS = "model.safetensors"
 
@@ -52,17 +54,16 @@ def provenance(seed: int) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "unknown"
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-    ) if _has_git() else None
-    revision = git.stdout.strip() if git and git.returncode == 0 else None
-    return {"seed": seed, "git_revision": revision, "versions": versions}
+    return {"seed": seed, "git_revision": _git_revision(), "versions": versions}
 
 
-def _has_git() -> bool:
-    from shutil import which
-
-    return which("git") is not None
+def _git_revision() -> str | None:
+    """Commit of the source tree this package runs from; None for an installed package."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    if shutil.which("git") is None:
+        return None
+    git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return git.stdout.strip() if git.returncode == 0 else None
 
 
 def start_run(folder: Path, config: Config, *, resume: bool) -> None:
@@ -76,7 +77,8 @@ def start_run(folder: Path, config: Config, *, resume: bool) -> None:
     if known.is_file():
         if not resume:
             raise InputError(
-                f"{folder}: a run is here already; continue it with --resume, or choose another name=..."
+                f"{folder}: a run is here already; "
+                "continue it with --resume, or choose another name=..."
             )
         if config_from_run(folder) != config:
             raise InputError(
@@ -97,24 +99,6 @@ def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
             save_file(plain, part)
         except SafetensorError as error:  # how safetensors reports a full disk
             raise OSError(str(error)) from error
-
-
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read safetensors.
-
-    Raises:
-        InputError: the file is missing, empty, or not whole safetensors.
-    """
-    source = existing_file(path)
-    if source.suffix != ".safetensors":
-        raise InputError(
-            f"{source}: weights must be .safetensors (a pickled checkpoint could run code when "
-            "opened); convert it with safetensors.torch.save_file"
-        )
-    try:
-        return load_file(source)
-    except SafetensorError as error:
-        raise InputError(f"{source}: not a whole safetensors file ({error}); copy it again") from error
 
 
 def save_info(folder: Path, info: RunInfo) -> None:
@@ -141,7 +125,7 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[DETR, Config, RunInfo]:
     """The trained model of a run folder, in evaluation mode, with its config and facts.
 
     Raises:
-        InputError: the folder is no run, holds no weights yet, or its weights do not fit its config.
+        InputError: the folder is no run, has no weights yet, or weights that do not fit.
     """
     folder = Path(folder)
     config = config_from_run(folder)
@@ -155,8 +139,10 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[DETR, Config, RunInfo]:
     shape = config.model.model_copy(update={"backbone": backbone, "weights": ""})
     model = DETR(shape, len(info.classes), config.data.channels)
     try:
-        model.load_state_dict(read_weights(folder / WEIGHTS))
+        model.load_state_dict(read_safetensors(folder / WEIGHTS))
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise InputError(f"{folder / WEIGHTS}: does not fit the run's config.yaml ({reason})") from None
+        raise InputError(
+            f"{folder / WEIGHTS}: does not fit the run's config.yaml ({reason})"
+        ) from None
     return model.eval(), config, info
