@@ -1,10 +1,11 @@
-"""Run a trained model on recordings, pictures, or frames as they come."""
+"""One `predict` over every kind of model and every kind of source."""
 
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,172 +20,125 @@ from sonodetr.model.decode import detections_of
 from sonodetr.model.detr import DETR
 from sonodetr.model.tensors import Source
 from sonodetr.training.run import RunInfo, load_run
-from sonodetr.types import Detections, Frame, Region, Video, frames_of
+from sonodetr.types import Detections, Frame, Pixels, Region, Video, frames_of
 
-
-def load(model: str | os.PathLike[str], *, device: str = "cpu", threads: int = 0) -> "Predictor":
-    """Open a trained model.
-
-    Args:
-        model: run folder, as `sonodetr train` writes it.
-        device: where it runs: "cpu", "cuda", "cuda:1", ...
-        threads: processor threads of this process; 0 leaves their number to torch.
-
-    Raises:
-        InputError: the folder is no run or lacks weights, a file in it is damaged, or the device is
-            not there.
-
-    >>> predictor = load("runs/nerves")  # doctest: +SKIP
-    >>> for detections in predictor.predict("needle.mp4"):  # doctest: +SKIP
-    ...     print(detections.frame_index, len(detections))
-    """
-    path = Path(model)
-    if not path.is_dir():
-        found = "is a file, not a run folder" if path.exists() else "no such run folder"
-        raise InputError(
-            f"{path}: {found}; give the folder that `sonodetr train` wrote, "
-            "with config.yaml, run.json and model.safetensors (pickled checkpoints are not opened)"
-        )
-    network, config, info = load_run(path)
-    if threads:
-        torch.set_num_threads(threads)
-    return Predictor(network.to(_device(device)), config, info)
+RegionChoice = Literal["auto", "full"] | Region
 
 
 class Predictor:
-    """A trained model, from frames to detections. Made by `load`.
+    """A trained model that finds objects in frames; made by `load`.
 
     Attributes:
-        class_names: names of the classes.
-        threshold: operating score of the model, chosen on its validation data.
-        image_size: height and width of the model's input in pixels.
-        config: of the training run.
-        info: what the run folder says of the model.
-        model: the network, in evaluation mode.
+        class_names: what it can find.
+        threshold: score from which on a detection is reported, chosen on validation data.
+        image_size: height and width in pixels that the model sees.
+        config: of its training.
     """
 
-    def __init__(self, model: DETR, config: Config, info: RunInfo) -> None:
-        self.model = model.eval()
+    def __init__(self, model: DETR, config: Config, info: RunInfo, device: str = "cpu") -> None:
+        self._device = torch.device(device)
+        self._model = model.to(self._device).eval()
         self.config = config
-        self.info = info
         self.class_names = info.classes
         self.threshold = info.threshold
         self.image_size = config.data.image_size
 
     def predict(
         self,
-        source: str | os.PathLike[str] | Video | Iterable[Frame | np.ndarray],
+        source: str | os.PathLike[str] | Video | Iterable[Frame | Pixels],
         *,
         threshold: float | None = None,
+        region: RegionChoice | None = None,
     ) -> Iterator[Detections]:
-        """Detections of every frame of a source, in order.
+        """Detections of every frame, in order, as they are made.
 
         Args:
-            source: address of a recording or picture, a `Video`, or frames; plain arrays are
-                `[H, W]` or `[H, W, 3]`, uint8. Of a recording only the ultrasound picture is shown
-                to the model, if it was trained so (`data.region`); of single frames everything is,
-                unless their `region_px` says otherwise.
-            threshold: least score; the model's own where none is given.
+            source: address of a recording, a recording, or frames (plain pictures are taken whole).
+            threshold: least score; default is the model's own, 0 gives everything.
+            region: what of a recording the model sees: its ultrasound picture ("auto"), all of it
+                ("full"), or a rectangle; default is as in training.
 
         Raises:
-            InputError: the source cannot be read, or an array is no picture.
+            InputError: the source cannot be read.
+
+        >>> for found in load("runs/nerves").predict("cine.dcm"):  # doctest: +SKIP
+        ...     print(found.time_s, found.scores)
         """
         if isinstance(source, str | os.PathLike):
             source = open_source(source)
         if isinstance(source, Video):
-            region = region_of(source, self.config.data.region)
-            source = frames_of(replace(source, region_px=region))
-        frames = (
-            item if isinstance(item, Frame) else Frame(item, index)
-            for index, item in enumerate(source)
-        )
-        yield from self.predict_frames(frames, threshold=threshold)
+            frames: Iterable[Frame | Pixels] = frames_of(self.with_region(source, region))
+        else:
+            frames = source
+        return self.predict_frames(map(_as_frame, frames, itertools.count()), threshold=threshold)
 
-    def predict_frames(
-        self, frames: Iterable[Frame], *, threshold: float | None = None, batch_size: int = 1
-    ) -> Iterator[Detections]:
-        """Detections of every frame, in order, boxes and points clipped to its region.
-
-        Args:
-            frames: read as they are needed, never ahead of what is yielded by more than a batch.
-            threshold: least score; the model's own where none is given.
-            batch_size: frames that go through the model together. More than one pays on a GPU.
+    def with_region(self, video: Video, region: RegionChoice | None = None) -> Video:
+        """The recording with the rectangle that the model is to see (see `predict`).
 
         Raises:
-            InputError: a frame is no picture, or its region lies outside it.
+            InputError: a given rectangle does not lie inside the frames.
         """
-        least = self.threshold if threshold is None else threshold
-        frames = iter(frames)
-        while batch := list(islice(frames, batch_size)):
-            for found in self._detect(batch):
-                yield found.above(least)
+        choice = self.config.data.region if region is None else region
+        if isinstance(choice, Region):
+            height, width = video.frames.size
+            if not (0 <= choice.x0 < choice.x1 <= width and 0 <= choice.y0 < choice.y1 <= height):
+                raise InputError(
+                    f"region {','.join(map(str, choice))} does not lie inside the {width} x {height} "
+                    f"frames of {video.key}; give x0,y0,x1,y1 in pixels, auto or full"
+                )
+            return replace(video, region_px=choice)
+        return replace(video, region_px=region_of(video, choice))
 
-    def _detect(self, frames: Sequence[Frame]) -> list[Detections]:
-        regions = [_region(frame) for frame in frames]
-        boxes = [Letterbox.fit(region, *self.image_size) for region in regions]
-        pictures = [
-            warp_frame(
-                frame.pixels, region, box.matrix(), self.image_size, self.config.data.channels
-            )
-            for frame, region, box in zip(frames, regions, boxes, strict=True)
-        ]
-        # Batch of clips of one frame, channels first: [B, H, W, C] -> [B, C, 1, H, W].
-        images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)[:, :, None]
-        device = next(self.model.parameters()).device
-        with torch.inference_mode():
-            outputs = self.model(images.to(device, torch.float32, copy=True).div_(255))
-        sources = [Source("", frame.index, box) for frame, box in zip(frames, boxes, strict=True)]
-        found = detections_of(
-            outputs,
-            sources,
+    def predict_frames(
+        self, frames: Iterable[Frame], *, threshold: float | None = None
+    ) -> Iterator[Detections]:
+        """Detections of each frame; what lies outside `Frame.region_px` is never looked at."""
+        least = self.threshold if threshold is None else threshold
+        for frame in frames:
+            yield self._detect(frame).above(least)
+
+    @torch.inference_mode()
+    def _detect(self, frame: Frame) -> Detections:
+        height, width = frame.pixels.shape[:2]
+        region = frame.region_px or Region(0, 0, width, height)
+        letterbox = Letterbox.fit(region, *self.image_size)
+        picture = warp_frame(
+            frame.pixels, region, letterbox.matrix(), self.image_size, self.config.data.channels
+        )
+        # [height, width, channels] -> [batch, channels, time, height, width]
+        images = torch.from_numpy(np.ascontiguousarray(picture)).to(self._device)
+        images = images.permute(2, 0, 1)[None, :, None].float() / 255
+        (found,) = detections_of(
+            self._model(images),
+            [Source("", frame.index, letterbox)],
             self.image_size,
             self.class_names,
-            self.config.model.classification,
+            self._model.config.classification,
         )
-        return [
-            _in_frame(one, frame, region)
-            for one, frame, region in zip(found, frames, regions, strict=True)
-        ]
+        return replace(found, time_s=frame.time_s, spacing_mm=frame.spacing_mm)
 
 
-def _in_frame(found: Detections, frame: Frame, region: Region) -> Detections:
-    """With the frame's time and spacing, clipped to what the model saw."""
-    low, high = np.array(region, np.float32).reshape(2, 2)
-    points = found.points_px
-    return replace(
-        found,
-        boxes_xyxy_px=found.boxes_xyxy_px.clip(np.tile(low, 2), np.tile(high, 2)),
-        points_px=None if points is None else points.clip(low, high),
-        time_s=frame.time_s,
-        spacing_mm=frame.spacing_mm,
-    )
+def load(model: str | os.PathLike[str], *, device: str = "cpu", threads: int = 0) -> Predictor:
+    """Open a trained model.
 
+    Args:
+        model: a run folder.
+        device: as torch names it, "cpu" or "cuda".
+        threads: processor threads; 0 leaves it to the runtime.
 
-def _region(frame: Frame) -> Region:
-    """What of the frame is shown to the model."""
-    pixels = frame.pixels
-    colours = pixels.shape[2:]
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or colours not in ((), (3,)):
-        raise InputError(
-            f"frame {frame.index}: is {pixels.dtype} {list(pixels.shape)}, "
-            "but must be uint8, [height, width] or [height, width, 3] in RGB"
+    Raises:
+        InputError: the folder holds no usable model, or the device is not there.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        hint = (
+            "give its run folder" if folder.is_file() else "train one: sonodetr train CONFIG.yaml"
         )
-    height, width = pixels.shape[:2]
-    region = frame.region_px or Region(0, 0, width, height)
-    if not (0 <= region.x0 < region.x1 <= width and 0 <= region.y0 < region.y1 <= height):
-        raise InputError(
-            f"frame {frame.index}: region {','.join(map(str, region))} is not inside the frame of "
-            f"{width} x {height} pixels; give x0,y0,x1,y1 with 0 <= x0 < x1 <= {width} and "
-            f"0 <= y0 < y1 <= {height}"
-        )
-    return region
+        raise InputError(f"{folder}: is no model folder; {hint}")
+    if threads:
+        torch.set_num_threads(threads)
+    return Predictor(*load_run(folder), device)
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used ({reason}); use 'cpu'") from None
-    return device
+def _as_frame(item: Frame | Pixels, index: int) -> Frame:
+    return item if isinstance(item, Frame) else Frame(item, index)

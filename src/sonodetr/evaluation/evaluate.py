@@ -1,7 +1,7 @@
 """Run a model over labelled data and say how good it is, and how sure that is."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,6 @@ from rich.progress import track
 from rich.table import Table
 
 from sonodetr.data.clips import labelled_samples
-from sonodetr.data.region import region_of
 from sonodetr.data.splits import select
 from sonodetr.evaluation.matches import Matches, match
 from sonodetr.evaluation.metrics import (
@@ -26,9 +25,9 @@ from sonodetr.evaluation.plot import plot_precision_recall
 from sonodetr.evaluation.statistics import CONFIDENCE, bootstrap_intervals
 from sonodetr.files import InputError, read_json, write_json
 from sonodetr.formats import read
-from sonodetr.predictor import load
+from sonodetr.predictor import Predictor, load
 from sonodetr.training.run import provenance
-from sonodetr.types import Detections, Frame, Video
+from sonodetr.types import Frame, Video
 
 RESAMPLES = 1000
 SplitName = Literal["all", "train", "validation", "test"]
@@ -71,10 +70,7 @@ def evaluate(
     if split != "all" and division is None:
         raise InputError(f"{model}: stores no division of data (split.json); use split 'all'")
     frames = labelled_samples(videos) if split == "all" else select(videos, division or {}, split)
-    _check_classes(videos, frames, predictor.class_names)
-    # All detections, whatever their score: AP takes no threshold.
-    found = predictor.predict_frames(_pictures(videos, frames), threshold=0.0)
-    matches = match(videos, _by_place(videos, frames, found), frames)
+    matches = detect(predictor, videos, frames)
     unit, unit_of_frame = _units(videos, matches.video)
     num_units = int(unit_of_frame.max()) + 1
     intervals = bootstrap_intervals(
@@ -139,25 +135,35 @@ def _check_classes(videos: Sequence[Video], frames: Sequence[Place], known: Sequ
         )
 
 
-def _by_place(
-    videos: Sequence[Video], frames: Sequence[Place], found: Iterable[Detections]
-) -> dict[tuple[str, int], Detections]:
-    """Detections by key of the recording and frame, with a progress bar while they are made."""
+def detect(predictor: Predictor, videos: Sequence[Video], frames: Sequence[Place]) -> Matches:
+    """Run a model over labelled frames, with a progress bar, and compare with the labels.
+
+    Raises:
+        InputError: the data has objects of a class that the model does not know.
+    """
+    _check_classes(videos, frames, predictor.class_names)
+    # All detections, whatever their score: AP takes no threshold.
+    found = predictor.predict_frames(_pictures(predictor, videos, frames), threshold=0.0)
     console = Console(stderr=True)
     shown = track(found, "evaluate", total=len(frames), console=console, transient=True)
-    keys = [(videos[video].key, frame) for video, frame in frames]
-    return dict(zip(keys, shown, strict=True))
+    places = [(videos[video].key, frame) for video, frame in frames]
+    return match(videos, dict(zip(places, shown, strict=True)), frames)
 
 
-def _pictures(videos: Sequence[Video], frames: Sequence[Place]) -> Iterator[Frame]:
-    for video_index, frame in frames:
-        video = videos[video_index]
+def _pictures(
+    predictor: Predictor, videos: Sequence[Video], frames: Sequence[Place]
+) -> Iterator[Frame]:
+    seen: dict[int, Video] = {}
+    for index, frame in frames:
+        if index not in seen:
+            seen[index] = predictor.with_region(videos[index])
+        video = seen[index]
         yield Frame(
             video.frames[frame],
             frame,
             float(video.times_s[frame]),
             video.spacing_mm,
-            region_of(video),
+            video.region_px,
         )
 
 

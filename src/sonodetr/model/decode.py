@@ -68,6 +68,10 @@ def detections_of(
     found = []
     for row, source in enumerate(sources):
         corners = boxes[row].reshape(-1, 2, 2) * (width, height)
+        left, top = source.letterbox.left, source.letterbox.top
+        corners = corners.clip(
+            (left, top), (width - left, height - top)
+        )  # none in the black border
         boxes_px = source.letterbox.to_frame(corners).reshape(-1, 4)
         points_px = None
         if points is not None:

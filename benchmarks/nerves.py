@@ -1,0 +1,121 @@
+"""Nerve and vessel detection in three held-out splits, anchor queries beside DETR as published.
+
+    python benchmarks/nerves.py configs/nerves.yaml --out runs/nerves-splits
+
+Trains every variant on every split (finished runs are kept, killed ones resumed), evaluates each
+model on the frames it was trained on and on those it never saw, and prints AP and AP50 with their
+95% bootstrap intervals by image: the mean over the three splits, so that every image is held out
+once. Ends in one JSON line; `--json FILE` writes it to a file instead.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sonodetr.config import Config, load_config
+from sonodetr.evaluation.evaluate import detect
+from sonodetr.evaluation.matches import Matches
+from sonodetr.evaluation.metrics import average_precisions
+from sonodetr.evaluation.statistics import bootstrap_intervals
+from sonodetr.files import InputError, write_json
+from sonodetr.predictor import load
+from sonodetr.training.fit import open_data, train
+from sonodetr.training.run import provenance
+
+VARIANTS = {
+    "anchor queries": (),
+    "learned queries (DETR as published)": (
+        "model.queries=learned",
+        "model.classification=softmax",
+        "loss.classification=1",
+    ),
+}
+FIGURES = ("ap", "ap50", "ap/nerve", "ap50/nerve", "ap/vessel", "ap50/vessel")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the comparison; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", help="YAML file, configs/nerves.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to it")
+    parser.add_argument("--out", type=Path, default=Path("runs/nerves-splits"), help="run folders")
+    parser.add_argument("--json", type=Path, help="write the result here")
+    given = parser.parse_args(arguments)
+    try:
+        rows = [
+            row
+            for name, changes in VARIANTS.items()
+            for row in compare(name, given.config, (*changes, *given.overrides), given.out)
+        ]
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print_table(rows)
+    seed = load_config(given.config, given.overrides).seed
+    result = {"config": given.config, "rows": rows, "provenance": provenance(seed)}
+    if given.json:
+        write_json(given.json, result)
+    else:
+        print(json.dumps(result))
+    return 0
+
+
+def compare(name: str, path: str, changes: Sequence[str], out: Path) -> list[dict[str, Any]]:
+    """Train a variant on every split; one row for trained-on frames, one for held-out frames."""
+    matches: dict[str, list[Matches]] = {"trained on": [], "held out": []}
+    folds = load_config(path, changes).data.split.folds
+    for fold in range(folds):
+        words = (*changes, f"data.split.test_fold={fold}", f"name={name.split()[0]}-{fold}")
+        config = load_config(path, words)
+        folder = finished(config, out)
+        data = open_data(config)
+        predictor = load(folder)
+        for frames, part in (("trained on", data.split.train), ("held out", data.split.test)):
+            matches[frames].append(detect(predictor, data.videos, part))
+    return [
+        {"model": name, "frames": frames, "figures": intervals(parts)}
+        for frames, parts in matches.items()
+    ]
+
+
+def finished(config: Config, out: Path) -> Path:
+    """The run folder of a config, trained to its end."""
+    folder = out / config.name
+    if (folder / "last.safetensors").is_file():
+        return folder
+    return train(config, out, resume=folder.is_dir())
+
+
+def intervals(parts: Sequence[Matches]) -> dict[str, Any]:
+    """Mean of each figure over the splits; images are drawn over all of them at once."""
+    ends = np.cumsum([len(part.video) for part in parts])
+
+    def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
+        pieces = np.split(weights, ends[:-1], axis=1)
+        values = [
+            average_precisions(part, piece) for part, piece in zip(parts, pieces, strict=True)
+        ]
+        return {key: np.mean([value[key] for value in values], 0) for key in FIGURES}
+
+    found = bootstrap_intervals(figures, int(ends[-1]))
+    return {key: interval.to_dict() for key, interval in found.items()}
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """The rows as a Markdown table."""
+    print("| model | frames | " + " | ".join(FIGURES) + " |")
+    print("|---" * (2 + len(FIGURES)) + "|")
+    for row in rows:
+        cells = [
+            "{value:.3f} ({low:.3f} to {high:.3f})".format(**row["figures"][key]) for key in FIGURES
+        ]
+        print(f"| {row['model']} | {row['frames']} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
