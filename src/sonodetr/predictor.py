@@ -36,7 +36,7 @@ class Predictor:
     """
 
     def __init__(self, model: DETR, config: Config, info: RunInfo, device: str = "cpu") -> None:
-        self._device = torch.device(device)
+        self._device = _device(device)
         self._model = model.to(self._device).eval()
         self.config = config
         self.class_names = info.classes
@@ -80,27 +80,30 @@ class Predictor:
         """
         choice = self.config.data.region if region is None else region
         if isinstance(choice, Region):
-            height, width = video.frames.size
-            if not (0 <= choice.x0 < choice.x1 <= width and 0 <= choice.y0 < choice.y1 <= height):
-                raise InputError(
-                    f"region {','.join(map(str, choice))} does not lie inside the {width} x {height} "
-                    f"frames of {video.key}; give x0,y0,x1,y1 in pixels, auto or full"
-                )
-            return replace(video, region_px=choice)
+            return replace(video, region_px=_inside(choice, video.frames.size, video.key))
         return replace(video, region_px=region_of(video, choice))
 
     def predict_frames(
         self, frames: Iterable[Frame], *, threshold: float | None = None
     ) -> Iterator[Detections]:
-        """Detections of each frame; what lies outside `Frame.region_px` is never looked at."""
+        """Detections of each frame; what lies outside `Frame.region_px` is never looked at.
+
+        One frame goes through the model at a time, and none is read ahead: on a CPU batches are not
+        faster, and with a live source they would come late.
+
+        Raises:
+            InputError: a frame is no picture, or its region does not lie inside it.
+        """
         least = self.threshold if threshold is None else threshold
         for frame in frames:
             yield self._detect(frame).above(least)
 
     @torch.inference_mode()
     def _detect(self, frame: Frame) -> Detections:
+        _check_pixels(frame)
         height, width = frame.pixels.shape[:2]
         region = frame.region_px or Region(0, 0, width, height)
+        region = _inside(region, (height, width), f"frame {frame.index}")
         letterbox = Letterbox.fit(region, *self.image_size)
         picture = warp_frame(
             frame.pixels, region, letterbox.matrix(), self.image_size, self.config.data.channels
@@ -115,7 +118,16 @@ class Predictor:
             self.class_names,
             self._model.config.classification,
         )
-        return replace(found, time_s=frame.time_s, spacing_mm=frame.spacing_mm)
+        # The letterbox's black bars are in the model's view, but not in the picture.
+        low, high = np.array(region, np.float32).reshape(2, 2)
+        points = found.points_px
+        return replace(
+            found,
+            boxes_xyxy_px=found.boxes_xyxy_px.clip(np.tile(low, 2), np.tile(high, 2)),
+            points_px=None if points is None else points.clip(low, high),
+            time_s=frame.time_s,
+            spacing_mm=frame.spacing_mm,
+        )
 
 
 def load(model: str | os.PathLike[str], *, device: str = "cpu", threads: int = 0) -> Predictor:
@@ -131,10 +143,11 @@ def load(model: str | os.PathLike[str], *, device: str = "cpu", threads: int = 0
     """
     folder = Path(model)
     if not folder.is_dir():
-        hint = (
-            "give its run folder" if folder.is_file() else "train one: sonodetr train CONFIG.yaml"
+        found = "is a file, not a run folder" if folder.exists() else "no such run folder"
+        raise InputError(
+            f"{folder}: {found}; give the folder that `sonodetr train` wrote, with config.yaml, "
+            "run.json and model.safetensors (pickled checkpoints are not opened)"
         )
-        raise InputError(f"{folder}: is no model folder; {hint}")
     if threads:
         torch.set_num_threads(threads)
     return Predictor(*load_run(folder), device)
@@ -142,3 +155,32 @@ def load(model: str | os.PathLike[str], *, device: str = "cpu", threads: int = 0
 
 def _as_frame(item: Frame | Pixels, index: int) -> Frame:
     return item if isinstance(item, Frame) else Frame(item, index)
+
+
+def _check_pixels(frame: Frame) -> None:
+    pixels = frame.pixels
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
+        raise InputError(
+            f"frame {frame.index}: is {pixels.dtype} {list(pixels.shape)}, "
+            "but must be uint8, [height, width] or [height, width, 3] in RGB"
+        )
+
+
+def _inside(region: Region, size: tuple[int, int], where: str) -> Region:
+    height, width = size
+    if not (0 <= region.x0 < region.x1 <= width and 0 <= region.y0 < region.y1 <= height):
+        raise InputError(
+            f"{where}: region {','.join(map(str, region))} does not lie inside the {width} x "
+            f"{height} pixels; give x0,y0,x1,y1 with x0 < x1 <= {width} and y0 < y1 <= {height}"
+        )
+    return region
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used ({reason}); use 'cpu'") from None
+    return device
