@@ -510,7 +510,7 @@ def test_truncated_deflated(tmp_path: Path) -> None:
     [
         ("Rows", 60_000, "claims 34 x 60000|claims 7 frames"),
         ("NumberOfFrames", 10**9, "claims 1000000000 frames"),
-        ("BitsAllocated", 32, "32 bits a value"),
+        ("BitsAllocated", 32, "bits a value in 32; allowed are 1, 8 and 16"),
         ("PhotometricInterpretation", "CMYK", "CMYK.*allowed are MONOCHROME1"),
     ],
 )

@@ -296,6 +296,28 @@ def plain_decode_with_gaps(file: Path) -> dict[int, np.ndarray]:
     return found
 
 
+def test_a_frame_that_the_writer_dropped(tmp_path: Path) -> None:
+    file = encode(tmp_path / "mjpeg.avi", "mjpeg.avi")
+    reference = plain_decode(file)
+    data = bytearray(file.read_bytes())
+    index = data.index(b"idx1") + 8 + 16 * 20  # flags, offset and size of frame 20
+    offset = int.from_bytes(data[index + 8 : index + 12], "little")
+    chunk = data.index(b"movi") + offset
+    assert data[chunk : chunk + 4] == b"00dc"
+    size = int.from_bytes(data[chunk + 4 : chunk + 8], "little")
+    data[index + 12 : index + 16] = bytes(4)
+    data[chunk + 4 : chunk + 8] = bytes(4)
+    data[chunk + 8 : chunk + 12] = b"JUNK"
+    data[chunk + 12 : chunk + 16] = (size + size % 2 - 8).to_bytes(4, "little")
+    file.write_bytes(data)
+    (video,) = read_video(file)
+    kept = [picture for index, picture in enumerate(reference) if index != 20]
+    assert len(video) == COUNT - 1
+    for index in shuffled(COUNT - 1):
+        np.testing.assert_array_equal(video.frames[index], kept[index])
+    assert video.times_s[20] == pytest.approx(21 / RATE_HZ)
+
+
 def test_sound_without_pictures(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "sound.mp4"), "w") as output:
         stream = output.add_stream("aac", rate=8000)

@@ -26,7 +26,6 @@ from sonodetr.types import Pixels, Video
 try:
     import pydicom
     from pydicom import encaps, filereader, uid
-    from pydicom.errors import InvalidDicomError
     from pydicom.pixels import get_decoder
     from pydicom.pixels.utils import as_pixel_options
 
@@ -39,19 +38,14 @@ try:
 except ImportError as error:
     raise InputError("reading DICOM needs more packages: pip install 'sonodetr[dicom]'") from error
 
-# Tried in this order. Pillow decodes JPEG fastest but only 8 bits; GDCM does what is left.
-_JPEG_PLUGINS = ("pillow", "gdcm", "pylibjpeg")
-_OTHER_PLUGINS = ("pylibjpeg", "pillow", "pydicom", "gdcm", "pyjpegls")
+# Tried in this order: fastest first. GDCM only where nothing else decodes the kind (JPEG Lossless,
+# JPEG-LS): damaged data can make it end the whole process.
+_PLUGINS = ("pylibjpeg", "pillow", "pyjpegls", "pydicom")
+_LAST_PLUGIN = "gdcm"
 
 _COLOURS = (
     *("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
     *("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
-)
-
-# What pydicom and its plugins raise at data that are not what they claim.
-_DAMAGE = (
-    *(RuntimeError, ValueError, AttributeError, TypeError, IndexError, EOFError, OSError),
-    struct.error,
 )
 
 _EMPTY_OFFSET_TABLE = b"\xfe\xff\x00\xe0\x00\x00\x00\x00"
@@ -102,7 +96,7 @@ class DicomFrames:
             file.seek(int(self.spans[0]))
             try:
                 return decoder.as_array(file, index=index, **self.options)[0]
-            except _DAMAGE as error:
+            except Exception as error:  # at damaged data pydicom raises anything
                 raise self._undecodable(index) from error
 
     def _compressed(self, index: int) -> np.ndarray:
@@ -120,7 +114,7 @@ class DicomFrames:
                     decoding_plugin=plugin,
                     **{**self.options, "number_of_frames": 1},
                 )[0]
-            except _DAMAGE as error:  # the next one may manage
+            except Exception as error:  # of any kind; the next one may manage
                 failure = error
         raise self._undecodable(index) from failure
 
@@ -133,8 +127,9 @@ class DicomFrames:
 
 
 def _plugins(decoder: Any) -> list[str]:
-    order = _JPEG_PLUGINS if decoder.UID in uid.JPEGTransferSyntaxes else _OTHER_PLUGINS
-    return [name for name in order if name in decoder.available_plugins]
+    # Pillow is the fastest for JPEG; pylibjpeg decodes it only with a package under the GPL.
+    order = _PLUGINS[::-1] if decoder.UID in uid.JPEGTransferSyntaxes else _PLUGINS
+    return [name for name in order if name in decoder.available_plugins] or [_LAST_PLUGIN]
 
 
 @contextmanager
@@ -200,16 +195,7 @@ def _recording(key: str, file: Path) -> Video | None:
                 return None
             count = options["number_of_frames"] = int(options["number_of_frames"])
             size = checked_size(int(header.Rows), int(header.Columns), path)
-            if options["bits_allocated"] not in (1, 8, 16):
-                raise InputError(
-                    f"{path}: {options['bits_allocated']} bits a value; allowed are 1, 8 and 16"
-                )
-            if options["photometric_interpretation"] not in _COLOURS:
-                raise InputError(
-                    f"{path}: Photometric Interpretation "
-                    f"{str(options['photometric_interpretation'])[:16]!r}; allowed are "
-                    f"{', '.join(_COLOURS)}"
-                )
+            _check_kind(path, options)
             spans = _spans(path, options, offset, length)
             frames = DicomFrames(path, size, spans, options, stored_to_shown(header, options))
             region, spacing = region_and_spacing(header, size)
@@ -223,12 +209,27 @@ def _recording(key: str, file: Path) -> Video | None:
             )
     except InputError:
         raise
-    # Not the message: it may quote the header, which names the patient.
-    except (*_DAMAGE, KeyError, NotImplementedError, InvalidDicomError) as error:
+    # At damaged data pydicom raises anything. Its message may quote the header, which names the
+    # patient, and is not repeated.
+    except Exception as error:
         raise InputError(
             f"{path}: the DICOM header is damaged, cut short or unusual ({type(error).__name__}); "
             "copy the file again"
         ) from error
+
+
+def _check_kind(path: str, options: dict[str, Any]) -> None:
+    depth, bits = options["bits_allocated"], options["bits_stored"]
+    if depth not in (1, 8, 16) or not 1 <= bits <= depth:
+        raise InputError(
+            f"{path}: {bits} bits a value in {depth}; allowed are 1, 8 and 16 bits a value"
+        )
+    colours = str(options["photometric_interpretation"])
+    if colours not in _COLOURS:
+        raise InputError(
+            f"{path}: Photometric Interpretation {colours[:16]!r}; allowed are "
+            f"{', '.join(_COLOURS)}"
+        )
 
 
 def _header(path: str) -> tuple[Any, dict[str, Any], int, int]:

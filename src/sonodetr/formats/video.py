@@ -72,6 +72,8 @@ class VideoFrames:
             if self._decoder is None or self._decoder.process != os.getpid():
                 self._decoder = _Decoder(self.path, self.index)
             frame = self._decoder.frame(index)
+            if frame is not None and (frame.height, frame.width) == self.size:
+                return self._decoder.pixels(frame, "gray" if self.grey else "rgb24")
         except (av.FFmpegError, OSError) as error:
             raise InputError(
                 f"{self.path}: frame {index} cannot be read ({_line(error)})"
@@ -81,12 +83,10 @@ class VideoFrames:
                 f"{self.path}: frame {index} of {len(self)} cannot be decoded; the file is "
                 "damaged, copy it again or convert it"
             )
-        if (frame.height, frame.width) != self.size:
-            raise InputError(
-                f"{self.path}: frame {index} is {frame.width} x {frame.height} pixels, the first "
-                f"one {self.size[1]} x {self.size[0]}; split the recording where its size changes"
-            )
-        return self._decoder.pixels(frame, "gray" if self.grey else "rgb24")
+        raise InputError(
+            f"{self.path}: frame {index} is {frame.width} x {frame.height} pixels, the header says "
+            f"{self.size[1]} x {self.size[0]}; split the recording where its size changes"
+        )
 
 
 class _Decoder:
@@ -133,7 +133,7 @@ class _Decoder:
         if self.index.seekable:
             stamp = int(self.index.stamps[first])
             self.container.seek(stamp, stream=self.stream)
-            packets = self.container.demux(self.stream)
+            packets = _packets(self.container, self.stream)
             found = next((packet for packet in packets if packet.is_keyframe), None)
             if found is not None and self.position_of.get(found.pts, first + 1) <= first:
                 self.following = self._decode(chain([found], packets), first)
@@ -141,9 +141,10 @@ class _Decoder:
         # Read from the start, without decoding, up to the packet that holds the key frame.
         self.container.close()
         self.container, self.stream = _open(self.path)
-        packets = (packet for packet in self.container.demux(self.stream))
-        packets = islice(packets, int(self.index.key_packets[key]), None)
-        self.following = self._decode(packets, first)
+        packets = _packets(self.container, self.stream)
+        self.following = self._decode(
+            islice(packets, int(self.index.key_packets[key]), None), first
+        )
 
     def _decode(self, packets: Iterator[Any], first: int) -> Iterator[tuple[int, VideoFrame]]:
         # Pictures shown before the key frame but stored after it lean on the group before, and come
@@ -152,6 +153,17 @@ class _Decoder:
             position = self.position_of.get(frame.pts)
             if position is not None and position >= first:
                 yield position, frame
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Any]:
+    try:
+        for packet in container.demux(stream):
+            # An empty packet (a frame dropped by an AVI writer) would end the decoding. The last
+            # one, which has no time either, is meant to.
+            if packet.size or packet.dts is None:
+                yield packet
+    except IndexError:
+        return  # PyAV trips at the end over streams that appeared on the way; ours is through
 
 
 def _frames(packets: Iterator[Any]) -> Iterator[VideoFrame]:
@@ -169,6 +181,9 @@ def _open(path: str) -> tuple[InputContainer, VideoStream]:
         container.close()
         raise InputError(f"{path}: has no video stream; give a file with pictures in it")
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        container.close()
+        raise InputError(f"{path}: its coding is unknown; convert it to MP4 (H.264)")
     # One thread: decoder threads do not survive the fork of a data worker.
     stream.codec_context.thread_count = 1
     return container, stream
@@ -218,7 +233,7 @@ def _list(path: str) -> _Index:
     with container:
         packets = [
             _Packet(packet.pts, packet.is_keyframe, not packet.is_discard, packet.is_corrupt)
-            for packet in container.demux(stream)
+            for packet in _packets(container, stream)
             if packet.size
         ]
         complete = stream.frames == len(packets) and not any(one.corrupt for one in packets)
@@ -251,7 +266,7 @@ def _index(packets: list[_Packet], stamps: list[Any], seekable: bool) -> _Index:
 def _decoded_stamps(path: str, limit: int | None = None) -> list[Any]:
     container, stream = _open(path)
     with container:
-        stamps = [frame.pts for frame in islice(_frames(container.demux(stream)), limit)]
+        stamps = [frame.pts for frame in islice(_frames(_packets(container, stream)), limit)]
     if None in stamps or len(set(stamps)) < len(stamps):
         raise InputError(
             f"{path}: its frames have no usable time stamps; wrap it anew, for instance with: "
