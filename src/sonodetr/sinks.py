@@ -1,0 +1,103 @@
+"""Where predictions go: one JSON line a frame, and the recording with boxes in it.
+
+Every sink is a context manager that gives a function `write(frame, detections)`. Its file appears
+under its name when the block ends without an error, and not at all otherwise.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+
+from sonodetr.draw import Picture, draw
+from sonodetr.files import InputError, whole_file
+from sonodetr.types import Detections, Frame
+
+Write = Callable[[Frame, Detections], None]
+
+# Ticks a second of a written video; every common frame rate is a whole number of them.
+_TICKS = 90_000
+
+
+@contextmanager
+def json_lines(path: str | os.PathLike[str]) -> Iterator[Write]:
+    """A file with `Detections.to_dict` of one frame a line.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
+
+        def write(frame: Frame, detections: Detections) -> None:
+            file.write(json.dumps(detections.to_dict()) + "\n")
+
+        yield write
+
+
+@contextmanager
+def overlay_picture(path: str | os.PathLike[str], *, show_outside: bool = False) -> Iterator[Write]:
+    """A PNG of one frame with its detections.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with whole_file(path) as part:
+
+        def write(frame: Frame, detections: Detections) -> None:
+            picture = draw(frame, detections, show_outside=show_outside)
+            good, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            if not good:
+                raise InputError(f"{path}: OpenCV could not encode the picture")
+            part.write_bytes(data.tobytes())
+
+        yield write
+
+
+@contextmanager
+def overlay_video(
+    path: str | os.PathLike[str], frame_rate_hz: float, *, show_outside: bool = False
+) -> Iterator[Write]:
+    """An MP4 (H.264, 4:2:0) that plays in a browser: every frame with its detections.
+
+    Frames keep the times they have in their source; those that do not move on are shown for one
+    period of `frame_rate_hz`. An odd width or height is made even by repeating the last pixel.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if "libx264" not in av.codecs_available:
+        raise InputError("this build of PyAV cannot write H.264; leave the video out (--no-video)")
+    rate = Fraction(frame_rate_hz).limit_denominator(1001)
+    period = round(_TICKS / rate)
+    # The index in front lets a browser play before it has everything.
+    options = {"movflags": "+faststart"}
+    with whole_file(path) as part, av.open(str(part), "w", options=options) as container:
+        stream = container.add_stream("libx264", rate, options={"crf": "20"})
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, _TICKS)
+        last = -period
+
+        def write(frame: Frame, detections: Detections) -> None:
+            nonlocal last
+            picture = _even(draw(frame, detections, show_outside=show_outside))
+            if last < 0:
+                stream.height, stream.width = picture.shape[:2]
+            coded = av.VideoFrame.from_ndarray(picture)
+            tick = round(frame.time_s * _TICKS)
+            coded.pts = last = tick if tick > last else last + period
+            coded.time_base = Fraction(1, _TICKS)
+            container.mux(stream.encode(coded))
+
+        yield write
+        container.mux(stream.encode())
+
+
+def _even(picture: Picture) -> Picture:
+    """Even sides, as 4:2:0 needs them."""
+    height, width = picture.shape[:2]
+    return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
