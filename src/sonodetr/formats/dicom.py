@@ -38,8 +38,8 @@ try:
 except ImportError as error:
     raise InputError("reading DICOM needs more packages: pip install 'sonodetr[dicom]'") from error
 
-# Tried in this order: fastest first. GDCM only where nothing else decodes the kind (JPEG Lossless,
-# JPEG-LS): damaged data can make it end the whole process.
+# Tried in this order: fastest first. GDCM only where nothing else decodes the kind (JPEG Lossless):
+# damaged data can make it end the whole process.
 _PLUGINS = ("pylibjpeg", "pillow", "pyjpegls", "pydicom")
 _LAST_PLUGIN = "gdcm"
 
