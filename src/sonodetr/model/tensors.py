@@ -11,6 +11,7 @@
 | classes | class scores (with softmax the last one is "no object") |
 | tokens | cells of the feature grid, time x height x width flattened, width fastest |
 | heads | attention heads |
+| group | queries of one group, which see each other |
 """
 
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ class Attention:
     """
 
     encoder: dict[int, Float[Tensor, "batch heads tokens tokens"]] = field(default_factory=dict)
-    decoder: dict[int, Float[Tensor, "batch heads queries queries"]] = field(default_factory=dict)
+    decoder: dict[int, Float[Tensor, "batch heads queries group"]] = field(default_factory=dict)
     cross: dict[int, Float[Tensor, "batch heads queries tokens"]] = field(default_factory=dict)
 
 

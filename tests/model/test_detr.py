@@ -1,0 +1,280 @@
+"""The whole model: what capture, groups, batches and modes may and may not change."""
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sonodetr.config import BackboneConfig, ModelConfig
+from sonodetr.model.detr import DETR, Capture
+from sonodetr.model.position import logit
+from sonodetr.model.tensors import Grid, Outputs
+
+KINDS = get_args(ModelConfig.model_fields["queries"].annotation)
+BATCH, CLASSES, QUERIES, HEADS, GROUPS = 2, 4, 5, 3, 2
+DIM, TOKENS = 8 * HEADS, 3 * 7
+EVERYTHING = Capture(encoder=(0, 1), decoder=(0, 1, 2), cross=(0, 1, 2))
+
+
+def build(queries: str, **changes: object) -> DETR:
+    """Random also where a new model has zeros, which would hide errors."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        **{
+            "backbone": BackboneConfig(width=8, depths=(1, 1, 1, 1)),
+            "hidden_dim": DIM,
+            "num_heads": HEADS,
+            "encoder_layers": 2,
+            "decoder_layers": 3,
+            "feedforward_dim": 17,
+            "queries": queries,
+            "num_queries": QUERIES,
+            "query_groups": GROUPS,
+            **changes,
+        }
+    )
+    model = DETR(config, CLASSES)
+    for name, parameter in model.named_parameters():
+        if "norm" not in name and not name.startswith("backbone"):
+            nn.init.normal_(parameter, std=0.4)
+    return model.eval()
+
+
+def pictures(batch: int = BATCH) -> Tensor:
+    torch.manual_seed(1)
+    coarse = torch.rand(batch, 1, 6, 14)
+    return nn.functional.interpolate(coarse, scale_factor=8)[:, :, None]
+
+
+def assert_same(first: Outputs, second: Outputs, atol: float = 1e-5) -> None:
+    for name in ("logits", "boxes_cxcywh", "points", "memory"):
+        pair = getattr(first, name), getattr(second, name)
+        assert (pair[0] is None) == (pair[1] is None)
+        if pair[0] is not None:
+            torch.testing.assert_close(*pair, atol=atol, rtol=1e-5)
+
+
+@pytest.mark.parametrize("queries", KINDS)
+def test_shapes(queries: str) -> None:
+    outputs = build(queries, points=True)(pictures())
+    layers = 3 + (queries == "anchor")  # the proposals are an answer too
+    assert outputs.logits.shape == (layers, BATCH, QUERIES, CLASSES)
+    assert outputs.boxes_cxcywh.shape == (layers, BATCH, QUERIES, 4)
+    assert outputs.points is not None
+    assert outputs.points.shape == (layers, BATCH, QUERIES, 2, 2)
+    assert outputs.memory.shape == (BATCH, TOKENS, DIM)
+    assert (outputs.grid, outputs.groups) == (Grid(1, 3, 7), 1)
+    assert ((outputs.boxes_cxcywh > 0) & (outputs.boxes_cxcywh < 1)).all()
+    softmax = build(queries, classification="softmax")(pictures())
+    assert softmax.logits.shape[-1] == CLASSES + 1
+    assert softmax.points is None
+
+
+@pytest.mark.parametrize("queries", KINDS)
+@pytest.mark.parametrize("training", [False, True])
+def test_capture_changes_nothing_else(queries: str, training: bool) -> None:
+    model = build(queries, points=True)
+    model.train(training)
+    model.backbone.eval()
+    asked = Capture(encoder=(1,), decoder=(0, 2), cross=(2,))
+    plain, captured = model(pictures()), model(pictures(), asked)
+    assert_same(plain, captured)
+    empty, maps = plain.attention, captured.attention
+    assert empty.encoder == empty.decoder == empty.cross == {}
+    assert (*maps.encoder,) == asked.encoder
+    assert (*maps.decoder,) == asked.decoder
+    assert (*maps.cross,) == asked.cross
+    rows = QUERIES * (GROUPS if training and queries == "anchor" else 1)
+    assert maps.encoder[1].shape == (BATCH, HEADS, TOKENS, TOKENS)
+    assert maps.decoder[0].shape == (BATCH, HEADS, rows, QUERIES)  # its own group only
+    assert maps.cross[2].shape == (BATCH, HEADS, rows, TOKENS)
+    for each in (maps.encoder[1], maps.decoder[0], maps.decoder[2], maps.cross[2]):
+        torch.testing.assert_close(each.sum(-1), torch.ones(each.shape[:-1]))
+
+
+@pytest.mark.parametrize("queries", KINDS)
+def test_captured_maps_are_those_of_every_layer_alone(queries: str) -> None:
+    model = build(queries)
+    with torch.no_grad():
+        together = model(pictures(), EVERYTHING).attention
+        for kind in Capture._fields:
+            for number in getattr(EVERYTHING, kind):
+                alone = getattr(model(pictures(), Capture(**{kind: (number,)})).attention, kind)
+                torch.testing.assert_close(alone[number], getattr(together, kind)[number])
+
+
+@pytest.mark.parametrize("queries", KINDS)
+def test_training_answers_hold_those_of_inference(queries: str) -> None:
+    """The first group is the one that stays; the others answer differently."""
+    model = build(queries)
+    images = pictures()
+    with torch.no_grad():
+        inference = model(images)
+        model.train()
+        model.backbone.eval()  # batch norm is the one part with another mode
+        training = model(images)
+    groups = GROUPS if queries == "anchor" else 1
+    assert (inference.groups, training.groups) == (1, groups)
+    assert training.logits.shape[2] == groups * QUERIES
+    logits, boxes = training.logits[:, :, :QUERIES], training.boxes_cxcywh[:, :, :QUERIES]
+    torch.testing.assert_close(logits, inference.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(boxes, inference.boxes_cxcywh, atol=1e-5, rtol=1e-5)
+    if groups > 1:
+        assert not torch.allclose(training.logits[:, :, QUERIES:], logits, atol=1e-2)
+
+
+@pytest.mark.parametrize("queries", KINDS)
+def test_pictures_of_a_batch_are_independent(queries: str) -> None:
+    model = build(queries, points=True)
+    images = pictures(3)
+    order = torch.tensor([2, 0, 1])
+    with torch.no_grad():
+        straight, shuffled = model(images), model(images[order])
+        single = model(images[1:2])
+    torch.testing.assert_close(shuffled.logits, straight.logits[:, order], atol=1e-5, rtol=1e-5)
+    boxes = straight.boxes_cxcywh
+    torch.testing.assert_close(shuffled.boxes_cxcywh, boxes[:, order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(single.logits, straight.logits[:, 1:2], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(straight.logits[:, 0], straight.logits[:, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize("queries", KINDS)
+def test_same_seed_same_bits(queries: str) -> None:
+    first, second = build(queries, dropout=0.3), build(queries, dropout=0.3)
+    images = pictures()
+    assert torch.equal(first(images).logits, first(images).logits)
+    results = []
+    for model in (first, second):
+        torch.manual_seed(7)
+        results.append(model.train()(images).logits)
+    assert torch.equal(*results)
+
+
+def test_one_frame_only() -> None:
+    with pytest.raises(ValueError, match="the clip has 3 frames, this model sees one"):
+        build("anchor")(torch.rand(1, 1, 3, 48, 112))
+
+
+def test_points_hang_on_their_box() -> None:
+    """Offsets of a half-box are corners; they move and grow with the box."""
+    model = build("anchor", points=True)
+    assert model.point_head is not None
+    nn.init.zeros_(model.point_head[-1].weight)
+    with torch.no_grad():
+        model.point_head[-1].bias.copy_(torch.tensor([-0.5, -0.5, 0.5, 0.25]))
+    outputs = model(pictures())
+    assert outputs.points is not None
+    x, y, width, height = outputs.boxes_cxcywh.unbind(-1)
+    expected = torch.stack(
+        (x - width / 2, y - height / 2, x + width / 2, y + height / 4), -1
+    ).unflatten(-1, (2, 2))
+    torch.testing.assert_close(outputs.points, expected)
+
+
+def likeness_at(model: DETR, cells: dict[int, float]) -> Tensor:
+    """A memory whose proposals have the given class scores at the given cells, else -9."""
+    memory = torch.zeros(1, TOKENS, DIM)
+    memory[0, :, 0] = -9
+    for cell, score in cells.items():
+        memory[0, cell, 0] = score
+    for project in model.proposals:
+        project[0].load_state_dict({"weight": torch.eye(DIM), "bias": torch.zeros(DIM)})
+        project[1] = nn.Identity()
+    nn.init.zeros_(model.class_head.weight)
+    nn.init.zeros_(model.class_head.bias)
+    with torch.no_grad():
+        model.class_head.weight[2, 0] = 1.0
+        model.class_head.bias.fill_(-20.0)
+        model.class_head.bias[2] = 0.0
+    return memory
+
+
+def test_proposals_are_the_most_likely_cells_of_each_group() -> None:
+    model = build("anchor")
+    memory = likeness_at(model, {20: 5.0, 0: 4.0, 8: 3.0, 13: 2.0, 6: 1.0})
+    with torch.no_grad():  # the second group sees everything upside down
+        model.proposals[1][0].weight.mul_(-1)
+    features, boxes = model._propose(memory, Grid(1, 3, 7), GROUPS)
+    assert features[0, :QUERIES, 0].tolist() == [5, 4, 3, 2, 1]
+    assert features[0, QUERIES:, 0].tolist() == [9] * QUERIES
+    # Cell 20 is row 2, column 6 of 3 x 7; 8 is row 1, column 1.
+    centres = [(6.5 / 7, 2.5 / 3), (0.5 / 7, 0.5 / 3), (1.5 / 7, 1.5 / 3), (6.5 / 7, 1.5 / 3)]
+    expected = torch.tensor([(*centre, 0.2, 0.2) for centre in centres])
+    torch.testing.assert_close(boxes[0, :4], expected)
+    assert torch.equal(features[0, :QUERIES], memory[0, [20, 0, 8, 13, 6]])
+
+
+def test_proposals_come_from_the_last_frame() -> None:
+    model = build("anchor")
+    now = likeness_at(model, {1: 5.0, 2: 4.0, 3: 3.0, 4: 2.0, 5: 1.0})
+    before = torch.full_like(now, 99.0)
+    features, boxes = model._propose(torch.cat((before, now), 1), Grid(2, 3, 7), 1)
+    assert features[0, :, 0].tolist() == [5, 4, 3, 2, 1]
+    torch.testing.assert_close(boxes[0, 0, :2], torch.tensor([1.5 / 7, 0.5 / 3]))
+
+
+def test_anchors_move_by_the_box_head_of_each_layer() -> None:
+    """A box head that always says (0.5, 0, -1, 1) moves each layer's boxes by it in logit space."""
+    model = build("anchor")
+    step = torch.tensor([0.5, 0.0, -0.5, 0.5])
+    nn.init.zeros_(model.box_head[-1].weight)
+    with torch.no_grad():
+        model.box_head[-1].bias.copy_(step)
+        boxes = model(pictures()).boxes_cxcywh
+    torch.testing.assert_close(logit(boxes).diff(dim=0), step.expand(3, BATCH, QUERIES, 4))
+    start = (logit(boxes[0]) - step).sigmoid()
+    assert start[..., 2:].allclose(torch.tensor(0.2))
+
+
+def test_new_anchor_models_start_on_their_cells() -> None:
+    torch.manual_seed(0)
+    model = DETR(ModelConfig(num_queries=QUERIES), CLASSES).eval()
+    with torch.no_grad():
+        outputs = model(torch.rand(1, 1, 1, 64, 96))
+    assert torch.allclose(outputs.boxes_cxcywh, outputs.boxes_cxcywh[:1], atol=1e-5)
+    assert torch.allclose(outputs.boxes_cxcywh[..., 2:], torch.tensor(0.2))
+    assert outputs.logits.sigmoid().mean().item() == pytest.approx(0.01, abs=0.01)
+
+
+@pytest.mark.parametrize("queries", KINDS)
+def test_every_parameter_learns(queries: str) -> None:
+    model = build(queries, points=True).train()
+    outputs = model(pictures())
+    total = outputs.logits.square().sum() + outputs.boxes_cxcywh.square().sum()
+    assert outputs.points is not None
+    (total + outputs.points.square().sum()).backward()
+    idle = {name for name, p in model.named_parameters() if p.grad is None}
+    # Learned queries start from content zero, which the first look around can only pass on.
+    assert idle == set()
+
+
+class Answers(nn.Module):
+    """Tensors alone, as an exporter wants them."""
+
+    def __init__(self, model: DETR) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self.model(images)
+        return outputs.logits[-1], outputs.boxes_cxcywh[-1]
+
+
+@pytest.mark.parametrize("queries", KINDS)
+def test_exports_without_control_flow_on_data(queries: str) -> None:
+    model = Answers(build(queries)).eval()
+    program = torch.export.export(model, (pictures(1),))
+    torch.manual_seed(3)
+    images = torch.rand(1, 1, 1, 48, 112)  # others than it was traced with
+    with torch.no_grad():
+        for given, expected in zip(program.module()(images), model(images), strict=True):
+            torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_focal_start_score() -> None:
+    model = DETR(ModelConfig(), CLASSES)
+    torch.testing.assert_close(
+        model.class_head.bias, torch.full((CLASSES,), -math.log(99)), check_stride=False
+    )
