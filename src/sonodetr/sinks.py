@@ -7,8 +7,9 @@ under its name when the block ends without an error, and not at all otherwise.
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
@@ -16,12 +17,53 @@ import numpy as np
 
 from sonodetr.draw import Picture, draw
 from sonodetr.files import InputError, whole_file
-from sonodetr.types import Detections, Frame
+from sonodetr.types import Detections, Frame, Video
+
+# A recording that does not say how fast it was taken is shown at this rate.
+UNKNOWN_RATE_HZ = 10.0
 
 Write = Callable[[Frame, Detections], None]
 
 # Ticks a second of a written video; every common frame rate is a whole number of them.
 _TICKS = 90_000
+
+
+@contextmanager
+def prediction_files(
+    folder: Path, video: Video, *, overlay: bool = True, show_outside: bool = False
+) -> Iterator[tuple[Write, list[Path]]]:
+    """`detections.jsonl` and, with `overlay`, `overlay.mp4` (or `overlay.png` for one picture).
+
+    Args:
+        folder: made if it is not there; files in it are replaced.
+        video: what is predicted on.
+        overlay: also draw.
+        show_outside: draw what lies around the ultrasound region too.
+
+    Yields:
+        The function that writes a frame to all of them, and their paths.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    paths = [folder / "detections.jsonl"]
+    with ExitStack() as stack:
+        writes = [stack.enter_context(json_lines(paths[0]))]
+        if overlay and len(video) == 1:
+            paths.append(folder / "overlay.png")
+            sink = overlay_picture(paths[1], show_outside=show_outside)
+            writes.append(stack.enter_context(sink))
+        elif overlay:
+            paths.append(folder / "overlay.mp4")
+            rate_hz = video.frame_rate_hz or UNKNOWN_RATE_HZ
+            sink = overlay_video(paths[1], rate_hz, show_outside=show_outside)
+            writes.append(stack.enter_context(sink))
+
+        def write(frame: Frame, detections: Detections) -> None:
+            for one in writes:
+                one(frame, detections)
+
+        yield write, paths
 
 
 @contextmanager
