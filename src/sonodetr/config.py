@@ -170,6 +170,8 @@ class ModelConfig(Section):
             raise ValueError(
                 f"hidden_dim {self.hidden_dim} must be a multiple of 4 x {self.num_heads} heads"
             )
+        if self.queries == "anchor" and self.hidden_dim % 8:
+            raise ValueError(f"hidden_dim {self.hidden_dim} must be a multiple of 8 with anchors")
         return self
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sonodetr.config import LossConfig
+from sonodetr.files import InputError
 from sonodetr.geometry import xyxy_from_cxcywh
 from sonodetr.model.tensors import Outputs, Target
 
@@ -103,7 +104,7 @@ def match(
     The cost of a pair is its class, L1 and (minus) generalised IoU term, weighted as in the loss.
 
     Raises:
-        ValueError: a clip has more objects than there are queries in a group.
+        InputError: a clip has more objects than a group has queries.
     """
     logits, boxes = outputs.logits.float(), outputs.boxes_cxcywh.float()
     layers, batch, queries, _ = boxes.shape
@@ -111,8 +112,8 @@ def match(
     widest = max(counts, default=0)
     device = boxes.device
     if widest > queries // outputs.groups:
-        raise ValueError(
-            f"a frame has {widest} objects, the model at most {queries // outputs.groups}; "
+        raise InputError(
+            f"a frame has {widest} objects, the model finds at most {queries // outputs.groups}; "
             "raise model.num_queries"
         )
     if widest == 0:
@@ -136,6 +137,8 @@ def match(
         boxes.unsqueeze(-2).expand(-1, -1, -1, widest, -1),
         wanted_boxes[None, :, None].expand(layers, -1, queries, -1, -1),
     )
+    # Answers that are not finite are matched too: the loss then shows it, and its caller knows why.
+    cost = torch.nan_to_num(cost, nan=1e9, posinf=1e9, neginf=-1e9)
     grouped = cost.unflatten(2, (outputs.groups, -1)).cpu().numpy()
     first_target = [sum(counts[:row]) for row in range(batch)]
     pairs = []
@@ -171,7 +174,7 @@ def set_loss(
             Default: the number of objects in the batch, at least 1.
 
     Raises:
-        ValueError: see `match`.
+        InputError: see `match`.
     """
     if not config.auxiliary:
         outputs = _last_layer(outputs)
