@@ -101,7 +101,7 @@ class DicomFrames:
 
     def _compressed(self, index: int) -> np.ndarray:
         start, end = (int(place) for place in self.spans[index : index + 2])
-        with open(self.path, "rb") as file:
+        with existing_file(self.path).open("rb") as file:
             file.seek(start)
             encoded = _EMPTY_OFFSET_TABLE + file.read(end - start)
         decoder = get_decoder(self.options["transfer_syntax_uid"])
@@ -148,7 +148,7 @@ def _quietly() -> Iterator[None]:
 def _data(path: str, syntax: Any) -> Any:
     """The file, or its inflated copy, as a context manager."""
     if syntax != uid.DeflatedExplicitVRLittleEndian:
-        return closing(open(path, "rb"))
+        return closing(existing_file(path).open("rb"))
     meta = filereader.read_file_meta_info(path)
     start = 144 + int(meta.FileMetaInformationGroupLength)
     return nullcontext(inflated(path, start, DEFLATE))

@@ -4,10 +4,9 @@ import os
 import tempfile
 import zlib
 from functools import lru_cache
-from pathlib import Path
 from typing import BinaryIO
 
-from sonodetr.files import InputError
+from sonodetr.files import InputError, existing_file
 
 # A zlib stream with its header, and a bare deflate stream (DICOM).
 ZLIB = zlib.MAX_WBITS
@@ -31,7 +30,7 @@ def inflated(path: str, offset: int, window_bits: int, expected: int | None = No
     Raises:
         InputError: the data are damaged, cut short, or not as many as expected.
     """
-    stamp = Path(path).stat()
+    stamp = existing_file(path).stat()
     version = (stamp.st_mtime_ns, stamp.st_size)
     return _inflate(path, offset, window_bits, expected, version, os.getpid())
 

@@ -79,7 +79,7 @@ class MetaImageFrames:
             file.seek(index * count)
             raw = file.read(count)
         else:
-            with open(self.data, "rb") as file:
+            with existing_file(self.data).open("rb") as file:
                 file.seek(self.offset + index * count)
                 raw = file.read(count)
         if len(raw) != count:
