@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from sonodetr.types import Detections, Frame, Labels, Pixels, Region
 
 Picture = UInt8[np.ndarray, "height width 3"]
+Sheet = UInt8[np.ndarray, "sheet_height sheet_width 3"]
 
 # Okabe and Ito's colours that people with any colour vision tell apart, without black and dark
 # blue, which drown in ultrasound, and with white in their place. Red, green, blue.
@@ -55,7 +56,9 @@ def draw(frame: Frame, detections: Detections, *, show_outside: bool = False) ->
             text = f"#{detections.track_ids[row]} {text}"
         points = None if detections.points_px is None else detections.points_px[row]
         objects.append(
-            _Object(detections.boxes_xyxy_px[row], text, _colour(detections.classes[row]), points)
+            _Object(
+                detections.boxes_xyxy_px[row], text, _colour(int(detections.classes[row])), points
+            )
         )
     _draw_objects(picture, objects)
     return picture
@@ -70,7 +73,7 @@ def draw_labels(pixels: Pixels, labels: Labels, class_names: Sequence[str]) -> P
         class_names: names that `labels.classes` points into.
     """
     picture = as_rgb(pixels)
-    rows = zip(labels.boxes_xyxy_px, labels.classes, labels.points_px, strict=True)
+    rows = zip(labels.boxes_xyxy_px, labels.classes.tolist(), labels.points_px, strict=True)
     _draw_objects(
         picture,
         [_Object(box, class_names[index], _colour(index), points) for box, index, points in rows],
@@ -78,7 +81,7 @@ def draw_labels(pixels: Pixels, labels: Labels, class_names: Sequence[str]) -> P
     return picture
 
 
-def grid(pictures: Sequence[Picture], columns: int) -> Picture:
+def grid(pictures: Sequence[Picture], columns: int) -> Sheet:
     """One sheet with the pictures in rows of `columns`, in cells as large as the largest picture.
 
     >>> grid([np.zeros((4, 6, 3), np.uint8)] * 3, columns=2).shape  # 2 px between the cells
@@ -133,7 +136,7 @@ def _colour(class_index: int) -> tuple[int, int, int]:
 def _draw_objects(picture: Picture, objects: Sequence[_Object]) -> None:
     """Draw into the picture: boxes, then lines, then labels, so that each can be read."""
     size = max(picture.shape[:2])
-    thickness = max(1, round(size / 500))
+    thickness = max(1, round(size / 600))
     visible = [item for item in objects if np.isfinite(item.box_xyxy_px).all()]
     edges = [_edges(item.box_xyxy_px, size) for item in visible]
     # What comes first is best, and is drawn last, on top.

@@ -5,8 +5,8 @@ the process (see `fit`), and the data of a step is a function of the seed and th
 """
 
 import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,35 @@ from sonodetr.model.weights import read_safetensors
 from sonodetr.training.run import save_weights
 
 
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        step: optimisation steps done.
+        best: highest AP on validation data so far, -1 before the first validation.
+        waited: validations since then.
+        stopped: patience has run out.
+        sums: loss terms added up since the epoch began, for its mean.
+        processes: training together; the batches depend on it.
+        scaler: state of fp16's gradient scaling.
+    """
+
+    step: int = 0
+    best: float = -1.0
+    waited: int = 0
+    stopped: bool = False
+    sums: dict[str, float] = field(default_factory=dict)
+    processes: int = 1
+    scaler: dict[str, float] | None = None
+
+
 def save_checkpoint(
     path: Path,
     model: nn.Module,
     average: dict[str, Tensor],
     optimizer: Optimizer,
-    progress: dict[str, Any],
+    progress: Progress,
 ) -> None:
     """Write everything that the next step depends on, whole or not at all.
 
@@ -31,41 +54,46 @@ def save_checkpoint(
         model: the weights being optimised.
         average: the averaged weights, by name.
         optimizer: AdamW; its moments are stored by number of the parameter.
-        progress: plain values: step, best figure, validations without a better one.
+        progress: stored as JSON in a tensor of its own.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
-    tensors["progress"] = torch.tensor(list(json.dumps(progress).encode()), dtype=torch.uint8)
+    tensors["progress"] = torch.tensor(
+        list(json.dumps(asdict(progress)).encode()), dtype=torch.uint8
+    )
     save_weights(path, tensors)
 
 
 def load_checkpoint(
     path: Path, model: nn.Module, average: dict[str, Tensor], optimizer: Optimizer
-) -> dict[str, Any]:
-    """Put the state back; returns `progress`.
+) -> Progress:
+    """Put the state back.
 
     Raises:
         InputError: the file is damaged or belongs to another model.
     """
     tensors = read_safetensors(path)
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     try:
-        progress = json.loads(bytes(tensors.pop("progress").tolist()))
+        progress = Progress(**json.loads(bytes(tensors.pop("progress").tolist())))
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
         model.load_state_dict(parts["model"])
-        for name, tensor in parts["average"].items():
-            average[name].copy_(tensor)
-        state = optimizer.state_dict()
+        for name, tensor in average.items():
+            tensor.copy_(parts["average"][name])
         for name, tensor in parts["optimizer"].items():
-            number, field = name.split(".")
-            state["state"].setdefault(int(number), {})[field] = tensor
-        optimizer.load_state_dict(state)
-    except (KeyError, ValueError, RuntimeError) as error:
+            number, moment = name.split(".")
+            parameter = parameters[int(number)]
+            # Moments lie in memory as their parameter does; the count of steps has no axes.
+            placed = torch.empty_like(parameter).copy_(tensor) if tensor.dim() else tensor
+            optimizer.state[parameter][moment] = placed.detach()
+    except (IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
         raise InputError(
-            f"{path}: does not fit this run ({error}); delete it to start over"
+            f"{path}: does not fit this run ({reason}); delete it to start over"
         ) from None
     return progress

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: metrics.jsonl, TensorBoard, a progress bar, two pictures."""
+"""What a training tells while it runs: metrics.jsonl, TensorBoard, lines and a progress bar."""
 
 import json
 import time
@@ -11,13 +11,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskProgressColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
 from sonodetr.files import write_text
+
+# Where there is no terminal for a progress bar, a line says this often how far the training is.
+SECONDS_A_LINE = 60.0
 
 
 class TrainingLog:
@@ -32,27 +33,22 @@ class TrainingLog:
 
     def __init__(self, folder: Path, total_steps: int, step: int, *, active: bool) -> None:
         self.active, self.console = active, Console(stderr=True, quiet=not active)
-        self._path, self._started, self._first_step = (
-            folder / "metrics.jsonl",
-            time.monotonic(),
-            step,
-        )
-        self.progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
+        self._path = folder / "metrics.jsonl"
+        self._first_step = self._step = step
+        self._total_steps = total_steps
+        self._started = self._told = time.monotonic()
+        self._has_bar = active and self.console.is_terminal
+        self._bar = Progress(
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[rate]} "),
+            TimeRemainingColumn(),
+            TextColumn("left  {task.fields[state]}"),
             console=self.console,
-            disable=not active,
+            disable=not self._has_bar,
+            transient=True,
         )
-        self._task = self.progress.add_task(
-            "train", total=total_steps, completed=step, rate="", state=""
-        )
+        self._task = self._bar.add_task("", total=total_steps, completed=step, rate="", state="")
         if active:
             self._cut(step)
             from torch.utils.tensorboard import SummaryWriter
@@ -60,7 +56,7 @@ class TrainingLog:
             self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def __enter__(self) -> "TrainingLog":
-        self.progress.start()
+        self._bar.start()
         return self
 
     def __exit__(
@@ -69,15 +65,23 @@ class TrainingLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.progress.stop()
+        self._bar.stop()
         if self.active:
             self._board.close()
 
+    def say(self, line: str) -> None:
+        """Print a line above the progress bar."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def advance(self, step: int, state: str) -> None:
         """Move the progress bar to `step` and show `state` beside it."""
-        seconds = time.monotonic() - self._started
-        rate = (step - self._first_step) / seconds if seconds > 0 else 0.0
-        self.progress.update(self._task, completed=step, rate=f"{rate:.2f} steps/s", state=state)
+        now = time.monotonic()
+        rate = f"{(step - self._first_step) / max(now - self._started, 1e-9):.2f} steps/s"
+        self._step = step
+        self._bar.update(self._task, completed=step, rate=rate, state=state)
+        if not self._has_bar and now - self._told >= SECONDS_A_LINE:
+            self.say(f"step {step} of {self._total_steps}  {rate}  {state}")
+            self._told = now
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl and its numbers to TensorBoard."""

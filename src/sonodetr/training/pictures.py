@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sonodetr.draw import Picture, draw, draw_labels, grid
+from sonodetr.draw import Picture, Sheet, draw, draw_labels, grid
 from sonodetr.files import whole_file
 from sonodetr.geometry import xyxy_from_cxcywh
 from sonodetr.model.tensors import Batch
@@ -15,7 +15,7 @@ from sonodetr.types import Detections, Frame, Labels, Video
 _CELL_PX = 384
 
 
-def draw_batch(batch: Batch, class_names: Sequence[str]) -> Picture:
+def draw_batch(batch: Batch, class_names: Sequence[str]) -> Sheet:
     """The clips' last frames as the model sees them, with the boxes it is taught."""
     height, width = batch.images.shape[-2:]
     pictures = []
@@ -36,7 +36,7 @@ def draw_found(
     samples: Sequence[tuple[int, int]],
     detections: Mapping[tuple[str, int], Detections],
     threshold: float,
-) -> Picture:
+) -> Sheet:
     """Pairs of pictures: the labels on the left, what was found on the right."""
     pairs = []
     for video_index, frame_index in samples:
@@ -58,7 +58,7 @@ def save_picture(path: Path, picture: Picture) -> None:
             raise OSError("OpenCV could not write the picture")
 
 
-def _shrink(picture: Picture) -> Picture:
+def _shrink(picture: Picture) -> Sheet:
     factor = _CELL_PX / max(picture.shape[:2])
     if factor >= 1:
         return picture

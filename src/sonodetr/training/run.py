@@ -23,6 +23,8 @@ from sonodetr.files import InputError, read_json, whole_file, write_json, write_
 from sonodetr.model.detr import DETR
 from sonodetr.model.weights import read_safetensors
 
+CONFIG = "config.yaml"
+DIVISION = "split.json"
 WEIGHTS = "model.safetensors"
 
 
@@ -66,15 +68,14 @@ def _git_revision() -> str | None:
     return git.stdout.strip() if git.returncode == 0 else None
 
 
-def start_run(folder: Path, config: Config, *, resume: bool) -> None:
-    """Make the folder, or check that it can be continued.
+def check_run(folder: Path, config: Config, *, resume: bool) -> None:
+    """Check, before anything is read or written, that a run may be started or continued here.
 
     Raises:
         InputError: the folder holds a run already and `resume` was not asked for; or it holds a run
-            of another config.
+            of another config, or other files.
     """
-    known = folder / "config.yaml"
-    if known.is_file():
+    if (folder / CONFIG).is_file():
         if not resume:
             raise InputError(
                 f"{folder}: a run is here already; "
@@ -82,13 +83,34 @@ def start_run(folder: Path, config: Config, *, resume: bool) -> None:
             )
         if config_from_run(folder) != config:
             raise InputError(
-                f"{folder}: was started with another config (see its config.yaml); "
+                f"{folder}: was started with another config (see its {CONFIG}); "
                 "give the same one to --resume, or choose another name=..."
             )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
+    elif folder.exists() and not (folder.is_dir() and set(folder.iterdir()) == _unfinished(folder)):
         raise InputError(f"{folder}: holds other files, not a run; choose another name=...")
-    write_text(known, dump_config(config))
+
+
+def start_run(folder: Path, config: Config, division: dict[str, dict[str, list[int]]]) -> None:
+    """Make the folder with config and division, or clean up what a killed process left behind.
+
+    Raises:
+        InputError: the folder cannot be written, or the run has begun with another division.
+    """
+    for path in _unfinished(folder):
+        path.unlink(missing_ok=True)
+    if (folder / DIVISION).is_file() and read_json(folder / DIVISION) != division:
+        raise InputError(
+            f"{folder / DIVISION}: the data is now divided differently, so it has changed since "
+            "the run began; restore the data, or start anew under another name=..."
+        )
+    if not (folder / CONFIG).is_file():
+        write_text(folder / CONFIG, dump_config(config))
+    write_json(folder / DIVISION, division)
+
+
+def _unfinished(folder: Path) -> set[Path]:
+    """Files that a killed process was writing (see `files.whole_file`)."""
+    return set(folder.glob(".*.part*"))
 
 
 def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -121,6 +143,13 @@ def read_info(folder: str | os.PathLike[str]) -> RunInfo:
         raise InputError(f"{path}: {place}: {first['msg']}; was it edited by hand?") from None
 
 
+def untrained_model(config: Config, num_classes: int) -> DETR:
+    """The model of a run whose weights are about to be loaded: fetches none to start from."""
+    backbone = config.model.backbone.model_copy(update={"pretrained": False})
+    shape = config.model.model_copy(update={"backbone": backbone, "weights": ""})
+    return DETR(shape, num_classes, config.data.channels)
+
+
 def load_run(folder: str | os.PathLike[str]) -> tuple[DETR, Config, RunInfo]:
     """The trained model of a run folder, in evaluation mode, with its config and facts.
 
@@ -134,10 +163,7 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[DETR, Config, RunInfo]:
             f"{folder}: the run has no {WEIGHTS} yet; it is written after the first validation"
         )
     info = read_info(folder)
-    # Its own weights are about to be loaded: do not fetch those it once started from.
-    backbone = config.model.backbone.model_copy(update={"pretrained": False})
-    shape = config.model.model_copy(update={"backbone": backbone, "weights": ""})
-    model = DETR(shape, len(info.classes), config.data.channels)
+    model = untrained_model(config, len(info.classes))
     try:
         model.load_state_dict(read_safetensors(folder / WEIGHTS))
     except RuntimeError as error:

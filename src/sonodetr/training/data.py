@@ -1,0 +1,135 @@
+"""The frames of a run: who may see which, in what order, and the processes that load them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import cv2
+from torch.utils.data import DataLoader, Dataset
+
+from sonodetr.config import Config
+from sonodetr.data.clips import ClipDataset, EpochBatches, collate
+from sonodetr.data.splits import Split, split
+from sonodetr.files import InputError
+from sonodetr.formats import read
+from sonodetr.model.tensors import Batch
+from sonodetr.types import Video
+
+Key = tuple[int, int]  # epoch, index in the data set
+
+
+@dataclass(frozen=True)
+class Data:
+    """The recordings of a run and who may see which frames."""
+
+    videos: list[Video]
+    split: Split
+    config: Config
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the class head."""
+        return self.videos[0].classes
+
+    def training(self) -> ClipDataset:
+        """Augmented training clips."""
+        return ClipDataset(
+            self.videos, self.split.train, self.config.data, seed=self.config.seed, augment=True
+        )
+
+    def validation(self) -> ClipDataset:
+        """Validation clips as they are."""
+        return ClipDataset(self.videos, self.split.validation, self.config.data)
+
+    def training_order(self, first_step: int, rank: int, processes: int) -> Iterator[list[Key]]:
+        """Keys of every batch of process `rank` from `first_step` to the last epoch's end."""
+        size, count = self.config.train.batch_size, len(self.split.train)
+        first_epoch, skip = divmod(first_step, -(-count // (size * processes)))
+        for epoch in range(first_epoch, self.config.train.epochs):
+            for keys in EpochBatches(count, size * processes, self.config.seed, epoch, skip):
+                yield keys[rank * size : (rank + 1) * size]
+            skip = 0
+
+    def validation_order(self, rank: int, processes: int) -> Iterator[list[Key]]:
+        """Keys of the validation batches of process `rank`: every clip once, in one of them."""
+        size = self.config.train.batch_size
+        keys = [(0, index) for index in range(rank, len(self.split.validation), processes)]
+        for start in range(0, len(keys), size):
+            yield keys[start : start + size]
+
+
+def open_data(config: Config) -> Data:
+    """Read the data that a config names and divide it.
+
+    Raises:
+        InputError: the data cannot be read, has no labels, more objects in a frame than the model
+            can find, or cannot be divided as asked.
+    """
+    if not config.data.path:
+        raise InputError(
+            "data.path is empty; name a folder or annotation file, as in data.path=FOLDER"
+        )
+    if config.data.clip_frames != 1:
+        raise InputError(
+            f"data.clip_frames {config.data.clip_frames}: this model sees one frame; use 1"
+        )
+    videos = read(
+        config.data.path, images=config.data.images, on_bad_label=config.data.on_bad_label
+    )
+    if not any(video.labels for video in videos):
+        raise InputError(f"{config.data.path}: has pictures but no labels; training needs some")
+    most, place = max(
+        (int((~labels.crowd).sum()), f"frame {frame} of {video.key}")
+        for video in videos
+        for frame, labels in video.labels.items()
+    )
+    if most > config.model.num_queries:
+        raise InputError(
+            f"{config.data.path}: {place} has {most} objects, more than model.num_queries "
+            f"{config.model.num_queries}; set model.num_queries={most} or more"
+        )
+    return Data(videos, split(videos, config.data.split, config.seed), config)
+
+
+class _Batches(Dataset[Batch | InputError]):
+    """Whole batches by their keys. An error is returned, since torch would wrap a raised one."""
+
+    def __init__(self, clips: ClipDataset) -> None:
+        self.clips = clips
+
+    def __getitem__(self, keys: list[Key]) -> Batch | InputError:
+        try:
+            return collate([self.clips[key] for key in keys])
+        except InputError as error:
+            return error
+
+
+def load_batches(clips: ClipDataset, order: Iterable[list[Key]], workers: int) -> Iterator[Batch]:
+    """The batches that `order` names, made ahead by `workers` processes (0: by this one).
+
+    Raises:
+        InputError: a picture cannot be read, or a worker process was killed.
+    """
+    loader: DataLoader[Batch | InputError] = DataLoader(
+        _Batches(clips),
+        batch_size=None,  # the data set makes them
+        sampler=order,
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+    )
+    try:
+        for batch in loader:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a process that loads data was killed, most often for lack of memory; "
+            "lower train.workers (0 loads in the training process)"
+        ) from error
+
+
+def _one_thread(worker: int) -> None:
+    """Workers leave the cores to the training."""
+    cv2.setNumThreads(0)
