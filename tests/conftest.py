@@ -24,3 +24,50 @@ def data_folder() -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a very small model that never learned anything; copy it before a change."""
+    import torch
+
+    from sonodetr.config import dump_config, parse_config
+    from sonodetr.files import write_text
+    from sonodetr.model.detr import DETR
+    from sonodetr.training.run import RunInfo, provenance, save_info, save_weights
+
+    shape = {
+        "backbone": {"width": 8, "depths": [1, 1, 1, 1], "stride": 16},
+        **{"hidden_dim": 16, "num_heads": 2, "feedforward_dim": 19, "num_queries": 7},
+        **{"encoder_layers": 1, "decoder_layers": 1},
+    }
+    config = parse_config({"data": {"image_size": [64, 96]}, "model": shape})
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    torch.manual_seed(3)
+    write_text(folder / "config.yaml", dump_config(config))
+    save_weights(folder / "model.safetensors", DETR(config.model, 2).state_dict())
+    facts = RunInfo(
+        classes=("nerve", "vessel"), threshold=0.01, step=0, validation={}, provenance=provenance(0)
+    )
+    save_info(folder, facts)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of 13 noisy frames of 70 x 98 pixels at 17 Hz."""
+    import numpy as np
+
+    from sonodetr.sinks import overlay_video
+    from sonodetr.types import Detections, Frame
+
+    path = tmp_path_factory.mktemp("video") / "tiny.mp4"
+    nothing = Detections(
+        np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, int), ()
+    )
+    random = np.random.default_rng(5)
+    with overlay_video(path, 17.0) as write:
+        for index in range(13):
+            pixels = random.integers(30, 250, (70, 98), np.uint8)
+            write(Frame(pixels, index, index / 17), nothing)
+    return path

@@ -20,7 +20,7 @@ from sonodetr.files import InputError, closest, existing_file
 class Section(BaseModel):
     """Base of all sections: values cannot change later, unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class SplitConfig(Section):
@@ -339,9 +339,9 @@ def _explain(error: ValidationError | TypeError) -> str:
         for part in path[:-1]:
             section = section.model_fields[part].annotation
         return f"unknown key {key!r}; {closest(path[-1], section.model_fields)}"
+    if first["type"] == "value_error":  # of a section's own validator, which says it all
+        return f"{key + ': ' if key else ''}{first['ctx']['error']}"
     given = first["input"]
-    if isinstance(given, dict):
-        given = "these values"
     return f"{key + ': ' if key else ''}{given!r} is not allowed; {first['msg']}"
 
 

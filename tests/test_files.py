@@ -1,0 +1,87 @@
+import errno
+
+import pytest
+
+from sonodetr.files import InputError, closest, existing_file, read_json, whole_file, write_json
+
+
+def test_closest_word_comes_first():
+    assert closest("lerned", ["anchor", "learned"]).startswith("did you mean 'learned'? Allowed:")
+    assert closest("xyz", ["anchor", "learned"]) == "Allowed: anchor, learned"
+
+
+def test_whole_file_appears_only_at_the_end(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with whole_file(path) as part:
+        part.write_text("text")
+        assert not path.exists()
+        assert part.suffix == ".txt"  # writers that look at the ending see the right one
+    assert path.read_text() == "text"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, MemoryError])
+def test_what_fails_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write_half():
+        with whole_file(path) as part:
+            part.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_full_disk_is_one_line_about_the_file(tmp_path):
+    path = tmp_path / "a.txt"
+    with pytest.raises(InputError, match=r"cannot write .*a\.txt: No space left"), whole_file(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        write_json(tmp_path / "file" / "a.json", {})
+
+
+def test_json_comes_back(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [1, 2.5, "é"]})
+    assert read_json(tmp_path / "a.json") == {"a": [1, 2.5, "é"]}
+
+
+def test_not_a_number_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        (b'{"a": 1,\n "b": ', "line 2, column 7"),
+        (b"\xff\xfe\x00", "not a JSON text file"),
+        (b"[" * 100_000, "not a JSON text file"),
+    ],
+)
+def test_json_that_cannot_be_read(tmp_path, data, message):
+    path = tmp_path / "a.json"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=message) as caught:
+        read_json(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_existing_file(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        existing_file(tmp_path / "a")
+    with pytest.raises(InputError, match="is a folder"):
+        existing_file(tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        existing_file(tmp_path / ("a" * 300))
