@@ -14,6 +14,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
 from sonodetr.draw import Picture, draw
 from sonodetr.files import InputError, whole_file
@@ -139,7 +140,7 @@ def overlay_video(
         container.mux(stream.encode())
 
 
-def _even(picture: Picture) -> Picture:
+def _even(picture: Picture) -> UInt8[np.ndarray, "even_height even_width 3"]:
     """Even sides, as 4:2:0 needs them."""
     height, width = picture.shape[:2]
     return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
