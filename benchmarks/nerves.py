@@ -5,7 +5,8 @@
 Trains every variant on every split (finished runs are kept, killed ones resumed), evaluates each
 model on the frames it was trained on and on those it never saw, and prints AP and AP50 with their
 95% bootstrap intervals by image: the mean over the three splits, so that every image is held out
-once. Ends in one JSON line; `--json FILE` writes it to a file instead.
+once. Writes `nerves.json` and `nerves.svg` (precision over recall) beside the runs and ends in one
+JSON line.
 """
 
 import argparse
@@ -20,9 +21,9 @@ import numpy as np
 from sonodetr.config import Config, load_config
 from sonodetr.evaluation.evaluate import detect
 from sonodetr.evaluation.matches import Matches
-from sonodetr.evaluation.metrics import average_precisions
+from sonodetr.evaluation.metrics import RECALL_THRESHOLDS, average_precisions, curve
 from sonodetr.evaluation.statistics import bootstrap_intervals
-from sonodetr.files import InputError, write_json
+from sonodetr.files import InputError, whole_file, write_json
 from sonodetr.predictor import load
 from sonodetr.training.fit import open_data, train
 from sonodetr.training.run import provenance
@@ -35,6 +36,7 @@ VARIANTS = {
         "loss.classification=1",
     ),
 }
+CLASSES = ("nerve", "vessel")
 FIGURES = ("ap", "ap50", "ap/nerve", "ap50/nerve", "ap/vessel", "ap50/vessel")
 
 
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="YAML file, configs/nerves.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to it")
     parser.add_argument("--out", type=Path, default=Path("runs/nerves-splits"), help="run folders")
-    parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--results", type=Path, help="folder for nerves.json and nerves.svg")
     given = parser.parse_args(arguments)
     try:
         rows = [
@@ -56,12 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print_table(rows)
-    seed = load_config(given.config, given.overrides).seed
-    result = {"config": given.config, "rows": rows, "provenance": provenance(seed)}
-    if given.json:
-        write_json(given.json, result)
-    else:
-        print(json.dumps(result))
+    config = load_config(given.config, given.overrides)
+    result = {
+        "config": config.model_dump(mode="json"),
+        "rows": rows,
+        "provenance": provenance(config.seed),
+    }
+    folder = given.results or given.out
+    write_json(folder / "nerves.json", result)
+    plot(folder / "nerves.svg", rows)
+    print(json.dumps({row["model"] + ", " + row["frames"]: row["figures"] for row in rows}))
     return 0
 
 
@@ -78,7 +84,12 @@ def compare(name: str, path: str, changes: Sequence[str], out: Path) -> list[dic
         for frames, part in (("trained on", data.split.train), ("held out", data.split.test)):
             matches[frames].append(detect(predictor, data.videos, part))
     return [
-        {"model": name, "frames": frames, "figures": intervals(parts)}
+        {
+            "model": name,
+            "frames": frames,
+            "figures": intervals(parts),
+            "precision_at_recall": {label: precision(parts, label) for label in CLASSES},
+        }
         for frames, parts in matches.items()
     ]
 
@@ -104,6 +115,43 @@ def intervals(parts: Sequence[Matches]) -> dict[str, Any]:
 
     found = bootstrap_intervals(figures, int(ends[-1]))
     return {key: interval.to_dict() for key, interval in found.items()}
+
+
+def precision(parts: Sequence[Matches], label: str) -> list[float]:
+    """Precision at recall 0, 0.01 ... 1 and IoU 0.5, the mean over the splits."""
+    curves = [curve(part, part.class_names.index(label)).interpolated() for part in parts]
+    return np.mean(curves, 0).round(5).tolist()
+
+
+def plot(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Precision over recall for each class: held-out frames solid, trained-on frames dashed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "sonodetr"  # the same file from the same figures
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(CLASSES), figsize=(9, 3.6), sharey=True)
+    colours = dict(zip(VARIANTS, ("#0072b2", "#d55e00"), strict=True))
+    for axis, label in zip(axes, CLASSES, strict=True):
+        for row in rows:
+            held_out = row["frames"] == "held out"
+            ap50 = row["figures"][f"ap50/{label}"]["value"]
+            axis.plot(
+                RECALL_THRESHOLDS,
+                row["precision_at_recall"][label],
+                color=colours[row["model"]],
+                linestyle="-" if held_out else ":",
+                label=f"{row['model']}, {row['frames']}: AP50 {ap50:.2f}",
+            )
+        axis.set(title=label, xlabel="recall at IoU 0.5", xlim=(0, 1), ylim=(0, 1.02))
+        axis.legend(fontsize=6.5, loc="lower left")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("precision")
+    figure.tight_layout()
+    with whole_file(path) as part:
+        figure.savefig(part, metadata={"Date": None})
+    pyplot.close(figure)
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
