@@ -49,7 +49,8 @@ def test_cost_of_learned_queries() -> None:
 
 def test_query_groups_cost_nothing_at_inference() -> None:
     def cost(groups: int) -> Cost:
-        return count(DETR(ModelConfig(query_groups=groups), 2), (64, 96), 1)
+        return count(DETR(ModelConfig(query_groups=groups), 2), (64, 160), 1)
 
     assert cost(4).gflops == cost(1).gflops
-    assert cost(4).parameters == cost(1).parameters + 3 * 32 * (128 + 4)
+    group = 32 * 128 + (128 * 128 + 128) + 2 * 128  # queries; linear layer and norm of proposals
+    assert cost(4).parameters == cost(1).parameters + 3 * group

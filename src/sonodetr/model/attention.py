@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sonodetr.model.linear import Linear
+
 
 def split_heads(
     tokens: Float[Tensor, "batch tokens dim"], num_heads: int
@@ -47,9 +49,9 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query_key = nn.Linear(dim, 2 * dim)  # one product, since both read the same input
-        self.value = nn.Linear(dim, dim)
-        self.output = nn.Linear(dim, dim)
+        self.query_key = Linear(dim, 2 * dim)  # one product, since both read the same input
+        self.value = Linear(dim, dim)
+        self.output = Linear(dim, dim)
 
     def forward(
         self,
@@ -74,10 +76,10 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.output = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim)
+        self.key = Linear(dim, dim)
+        self.value = Linear(dim, dim)
+        self.output = Linear(dim, dim)
 
     def forward(
         self,

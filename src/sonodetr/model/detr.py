@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sonodetr.config import ModelConfig
 from sonodetr.model.backbone import build_backbone
+from sonodetr.model.linear import Linear
 from sonodetr.model.position import BoxFocus, Perceptron, box_positions, grid_positions, logit
 from sonodetr.model.tensors import Attention, Grid, Outputs
 from sonodetr.model.transformer import DecoderLayer, EncoderLayer
@@ -62,7 +63,7 @@ class DETR(nn.Module):
         if self.anchored:
             self.token_norm = nn.LayerNorm(dim)
             self.proposals = nn.ModuleList(
-                nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim)) for _ in range(self.groups)
+                nn.Sequential(Linear(dim, dim), nn.LayerNorm(dim)) for _ in range(self.groups)
             )
             self.anchor_positions = Perceptron(dim, dim, dim)
             self.box_focus = nn.ModuleList(
@@ -99,8 +100,13 @@ class DETR(nn.Module):
         Returns:
             Outputs of every decoder layer; in training for all query groups, else for the first.
         """
-        memory, grid = self.embed(images)
-        batch = len(memory)
+        return self.detect(*self.embed(images), capture)
+
+    def detect(
+        self, tokens: Float[Tensor, "batch tokens dim"], grid: Grid, capture: Capture
+    ) -> Outputs:
+        """Encoder, decoder and heads: what `forward` does with the features of `embed`."""
+        memory, batch = tokens, len(tokens)
         positions = grid_positions(grid, self.config.hidden_dim).to(memory)
         encoder_maps: Maps = {}
         for number, layer in enumerate(self.encoder):

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sonodetr.model.linear import Linear
 from sonodetr.model.tensors import Grid
 
 TEMPERATURE = 10_000.0
@@ -104,7 +105,7 @@ class Perceptron(nn.Sequential):
     def __init__(self, *sizes: int) -> None:
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+            layers += [Linear(inputs, outputs), nn.ReLU()]
         super().__init__(*layers[:-1])
 
 

@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sonodetr.model.attention import CrossAttention, SelfAttention
+from sonodetr.model.linear import Linear
 
 
 class FeedForward(nn.Module):
@@ -11,8 +12,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.expand = nn.Linear(dim, hidden)
-        self.contract = nn.Linear(hidden, dim)
+        self.expand = Linear(dim, hidden)
+        self.contract = Linear(hidden, dim)
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 

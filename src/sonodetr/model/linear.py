@@ -1,0 +1,73 @@
+"""Linear layers that use all of a processor.
+
+On an x86 CPU torch multiplies matrices with MKL, which keeps processors of other makers than Intel
+to their older vector instructions. oneDNN, which torch carries for convolutions, does not: on an
+AMD processor with AVX-512 it is twice as fast at the same precision (benchmarks/transformer.py).
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+AVAILABLE = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+# Below this many multiplications a call, oneDNN's longer start costs more than it gains.
+WORTHWHILE = 2**21
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, through oneDNN where that pays; equal to it up to rounding.
+
+    Where it is compiled or exported, on other devices and at other precisions it *is* `nn.Linear`.
+    """
+
+    def forward(
+        self, input: Float[Tensor, "*rows inputs"]
+    ) -> Float[Tensor, "*rows {self.out_features}"]:
+        """Returns `input @ weight.T + bias`."""
+        if (
+            AVAILABLE
+            and input.device.type == "cpu"
+            and input.dtype == self.weight.dtype == torch.float32
+            and input.numel() * self.out_features >= WORTHWHILE
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+        ):
+            return _Product.apply(input, self.weight, self.bias)
+        return super().forward(input)
+
+
+def _multiply(
+    rows: Float[Tensor, "m inputs"],
+    weight: Float[Tensor, "outputs inputs"],
+    bias: Float[Tensor, " outputs"] | None = None,
+) -> Float[Tensor, "m outputs"]:
+    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+
+
+class _Product(torch.autograd.Function):
+    """The operator of oneDNN has no gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        ctx.save_for_backward(rows, weight)
+        return _multiply(rows, weight, bias).view(*inputs.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        rows, weight = ctx.saved_tensors
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        of_inputs, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            _multiply(flat, weight.t()).view(*gradient.shape[:-1], -1) if of_inputs else None,
+            _multiply(flat.t(), rows.t()) if of_weight else None,
+            flat.sum(0) if of_bias else None,
+        )
