@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sonodetr.config import BackboneConfig, ModelConfig
+from sonodetr.model import linear
 from sonodetr.model.detr import DETR, Capture
 from sonodetr.model.position import logit
 from sonodetr.model.tensors import Grid, Outputs
@@ -248,6 +249,28 @@ def test_every_parameter_learns(queries: str) -> None:
     idle = {name for name, p in model.named_parameters() if p.grad is None}
     # Learned queries start from content zero, which the first look around can only pass on.
     assert idle == set()
+
+
+@pytest.mark.parametrize("queries", KINDS)
+def test_fast_products_change_nothing(queries: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs and gradients, whether all linear layers go through oneDNN or none."""
+    if not linear.AVAILABLE:
+        pytest.skip("this torch has no oneDNN for AVX-512")
+    model = build(queries, points=True).train()
+    results = []
+    for worthwhile in (0, 10**12):
+        monkeypatch.setattr(linear, "WORTHWHILE", worthwhile)
+        outputs = model(pictures())
+        total = outputs.logits.square().mean() + outputs.boxes_cxcywh.square().mean()
+        results.append(
+            (outputs, torch.autograd.grad(total, [*model.parameters()], allow_unused=True))
+        )
+    (first, gradients), (second, other_gradients) = results
+    assert_same(first, second, 1e-4)
+    for given, expected in zip(gradients, other_gradients, strict=True):
+        assert (given is None) == (expected is None)
+        if given is not None and expected is not None:
+            torch.testing.assert_close(given, expected, atol=1e-4, rtol=1e-3)
 
 
 class Answers(nn.Module):

@@ -1,5 +1,7 @@
 """Both ways through a linear layer give the same numbers and gradients."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,30 +22,32 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     multiply = linear._multiply
 
-    def counted(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def counted(rows: Tensor, *others: Any) -> Tensor:
         calls.append(len(rows))
-        return multiply(rows, weight, bias)
+        return multiply(rows, *others)
 
     monkeypatch.setattr(linear, "_multiply", counted)
     return calls
 
 
 @pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(13,), (3, 13), (2, 7, 13), (2, 3, 5, 13)])
-def test_equals_torch(shape: tuple[int, ...], bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shape", [(3, 13), (2, 7, 13), (2, 3, 5, 13)])
+def test_equals_torch(
+    shape: tuple[int, ...], bias: bool, relu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     ours, theirs = Linear(13, 11, bias=bias), nn.Linear(13, 11, bias=bias)
     theirs.load_state_dict(ours.state_dict())
     inputs = torch.randn(shape, requires_grad=True)
-    results = []
     calls = spy(monkeypatch)
-    for layer in (ours, theirs):
-        outputs = layer(inputs)
-        upstream = torch.linspace(-1, 1, outputs.numel()).reshape(outputs.shape)
-        results.append(
-            (outputs, *torch.autograd.grad(outputs, [inputs, *layer.parameters()], upstream))
-        )
+    expected = theirs(inputs).relu() if relu else theirs(inputs)
+    upstream = torch.linspace(-1, 1, expected.numel()).reshape(expected.shape)
+    results = [
+        (outputs, *torch.autograd.grad(outputs, [inputs, *layer.parameters()], upstream))
+        for layer, outputs in ((ours, ours(inputs, relu=relu)), (theirs, expected))
+    ]
     assert len(calls) == 3  # the product, and the two of its gradient
     for given, expected in zip(*results, strict=True):
         torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)

@@ -28,9 +28,9 @@ class Linear(nn.Linear):
     """
 
     def forward(
-        self, input: Float[Tensor, "*rows inputs"]
+        self, input: Float[Tensor, "*rows inputs"], *, relu: bool = False
     ) -> Float[Tensor, "*rows {self.out_features}"]:
-        """Returns `input @ weight.T + bias`."""
+        """Returns `input @ weight.T + bias`, with negative values set to zero if `relu`."""
         if (
             AVAILABLE
             and input.device.type == "cpu"
@@ -39,35 +39,42 @@ class Linear(nn.Linear):
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
         ):
-            return _Product.apply(input, self.weight, self.bias)
-        return super().forward(input)
+            return _Product.apply(input, self.weight, self.bias, relu)
+        output = super().forward(input)
+        return output.relu_() if relu else output
 
 
 def _multiply(
-    rows: Float[Tensor, "m inputs"],
+    rows: Float[Tensor, "*rows inputs"],
     weight: Float[Tensor, "outputs inputs"],
     bias: Float[Tensor, " outputs"] | None = None,
-) -> Float[Tensor, "m outputs"]:
-    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    after: str = "none",
+) -> Float[Tensor, "*rows outputs"]:
+    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, after, [], "")
 
 
 class _Product(torch.autograd.Function):
     """The operator of oneDNN has no gradient of its own."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows = inputs.reshape(-1, inputs.shape[-1])
-        ctx.save_for_backward(rows, weight)
-        return _multiply(rows, weight, bias).view(*inputs.shape[:-1], -1)
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, relu: bool
+    ) -> Tensor:
+        outputs = _multiply(inputs, weight, bias, "relu" if relu else "none")
+        ctx.save_for_backward(inputs, weight, outputs if relu else None)
+        return outputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        rows, weight = ctx.saved_tensors
-        flat = gradient.reshape(-1, gradient.shape[-1])
-        of_inputs, of_weight, of_bias = ctx.needs_input_grad
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight, rectified = ctx.saved_tensors
+        if rectified is not None:
+            gradient = torch.ops.aten.threshold_backward(gradient, rectified, 0)
+        rows, flat = inputs.flatten(0, -2), gradient.flatten(0, -2)
+        of_inputs, of_weight, of_bias, _ = ctx.needs_input_grad
         return (
-            _multiply(flat, weight.t()).view(*gradient.shape[:-1], -1) if of_inputs else None,
+            _multiply(gradient, weight.t()) if of_inputs else None,
             _multiply(flat.t(), rows.t()) if of_weight else None,
             flat.sum(0) if of_bias else None,
+            None,
         )

@@ -21,7 +21,7 @@ class FeedForward(nn.Module):
         self, tokens: Float[Tensor, "batch tokens dim"]
     ) -> Float[Tensor, "batch tokens dim"]:
         """Returns tokens of the same shape."""
-        inner = self.expand(tokens).relu_()
+        inner = self.expand(tokens, relu=True)
         return self.norm(tokens + self.dropout(self.contract(inner)))
 
 
