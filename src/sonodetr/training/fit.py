@@ -78,7 +78,9 @@ def _accelerator(precision: str) -> Accelerator:
     # A process may train several models, each at its own precision.
     AcceleratorState._reset_state()
     try:
-        return Accelerator(mixed_precision=precision)
+        # Unless told so, accelerate lets processes without a GPU each train alone.
+        cpu = not torch.accelerator.is_available()
+        return Accelerator(mixed_precision=precision, cpu=cpu)
     except ValueError as error:
         raise InputError(
             f"train.precision {precision!r} does not work on this device ({error}); use 'no'"
