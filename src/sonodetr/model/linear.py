@@ -72,9 +72,14 @@ class _Product(torch.autograd.Function):
             gradient = torch.ops.aten.threshold_backward(gradient, rectified, 0)
         rows, flat = inputs.flatten(0, -2), gradient.flatten(0, -2)
         of_inputs, of_weight, of_bias, _ = ctx.needs_input_grad
+        weight_gradient = None
+        if of_weight and weight.shape[0] > weight.shape[1]:  # oneDNN copies what comes first
+            weight_gradient = _multiply(rows.t(), flat.t()).t()
+        elif of_weight:
+            weight_gradient = _multiply(flat.t(), rows.t())
         return (
             _multiply(gradient, weight.t()) if of_inputs else None,
-            _multiply(flat.t(), rows.t()) if of_weight else None,
+            weight_gradient,
             flat.sum(0) if of_bias else None,
             None,
         )
