@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sonodetr.config import Config
-from sonodetr.data.region import region_of
+from sonodetr.data.region import find_region, region_of
 from sonodetr.data.warp import warp_frame
 from sonodetr.files import InputError
 from sonodetr.formats import open_source
@@ -75,12 +75,17 @@ class Predictor:
     def with_region(self, video: Video, region: RegionChoice | None = None) -> Video:
         """The recording with the rectangle that the model is to see (see `predict`).
 
+        Its `region_px` is None where "auto" finds no ultrasound picture: the model then sees whole
+        frames, and overlays show them, with whatever names are burned in.
+
         Raises:
             InputError: a given rectangle does not lie inside the frames.
         """
         choice = self.config.data.region if region is None else region
         if isinstance(choice, Region):
             return replace(video, region_px=_inside(choice, video.frames.size, video.key))
+        if choice == "auto":
+            return replace(video, region_px=video.region_px or find_region(video.frames))
         return replace(video, region_px=region_of(video, choice))
 
     def predict_frames(
