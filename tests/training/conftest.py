@@ -1,25 +1,26 @@
 """A dozen small stills with bright boxes, a config that trains on them in seconds, a command."""
 
 import json
+import multiprocessing
 import os
-import subprocess
+import signal
 import sys
-from pathlib import Path
+import time
+import traceback
+from contextlib import suppress
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 
 from sonodetr.config import parse_config
+from sonodetr.files import InputError
+from sonodetr.training.fit import train
 
 CLASSES = ("nerve", "vessel")
 SIZE = (61, 67)
-COMMAND = (
-    "import sys; from pathlib import Path; from sonodetr.config import load_config; "
-    "from sonodetr.training.fit import train; "
-    "train(load_config(sys.argv[1]), Path(sys.argv[2]), resume='--resume' in sys.argv)"
-)
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def write_stills(folder, classes=CLASSES, count=12):
@@ -101,45 +102,71 @@ def tiny(stills):
     return make
 
 
+class Run:
+    """A training in a process of its own, forked so that torch need not be loaded again."""
+
+    def __init__(self, said, *work):
+        self._said = said
+        context = multiprocessing.get_context("fork")
+        self.process = context.Process(target=_child, args=(said, *work))
+        self.process.start()
+
+    def wait(self) -> int:
+        """The exit code; -9 where it was killed."""
+        give_up = time.monotonic() + 60
+        while self.process.exitcode is None:  # join would also wait for orphaned workers
+            assert time.monotonic() < give_up, "still running: " + self.said()
+            time.sleep(0.02)
+        return self.process.exitcode
+
+    def said(self) -> str:
+        """What it wrote to standard output and error so far."""
+        return self._said.read_text()
+
+
+def _child(said, config, out, resume, before, environment):
+    os.setsid()
+    with said.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+    os.environ.update(environment, OMP_NUM_THREADS="1")  # accelerate heeds it too
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    code = 0
+    try:
+        before()
+        train(config, out, resume=resume)
+    except InputError as error:  # as the command line answers it
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 @pytest.fixture
 def start(tmp_path):
-    """Starts a training in a process of its own: start(config, out, resume=True)."""
-    from sonodetr.config import dump_config
+    """Starts a training: start(config, out, resume=True, before=a change made in its process)."""
+    runs = []
 
-    processes = []
+    def begin(config, out, *, resume=False, before=lambda: None, **environment):
+        said = tmp_path / f"said{len(runs)}.txt"
+        runs.append(Run(said, config, out, resume, before, environment))
+        return runs[-1]
 
-    def run(config, out, *, resume=False, code="", launcher=(), **environment):
-        path = tmp_path / f"{len(processes)}.yaml"
-        path.write_text(dump_config(config))
-        script = tmp_path / f"{len(processes)}.py"
-        guarded = f"if __name__ == '__main__':\n    {COMMAND}\n"
-        script.write_text(code + guarded)
-        words = [sys.executable, *launcher, str(script), str(path), str(out)]
-        process = subprocess.Popen(
-            [*words, "--resume"] if resume else words,
-            env=os.environ | ONE_THREAD | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        processes.append(process)
-        return process
-
-    yield run
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
+    yield begin
+    for begun in runs:
+        with suppress(ProcessLookupError):
+            os.killpg(begun.process.pid, signal.SIGKILL)  # with its workers
 
 
-def finish(process) -> str:
-    """What a process said; it must have succeeded."""
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    return said
-
-
-def contents(run: Path) -> dict[str, bytes]:
+def contents(folder):
     """The files of a run that the seed decides."""
     names = ("model.safetensors", "last.safetensors", "checkpoint.safetensors", "metrics.jsonl")
-    return {name: (run / name).read_bytes() for name in names}
+    return {name: (folder / name).read_bytes() for name in names}

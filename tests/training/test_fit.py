@@ -1,10 +1,5 @@
-import json
 
-import pytest
-import torch
-from conftest import contents
 
-from sonodetr.files import InputError
 from sonodetr.training.fit import train
 
 
