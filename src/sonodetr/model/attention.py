@@ -1,10 +1,11 @@
 """Dense multi-head attention that can also return its probabilities.
 
 `softmax(Q K^T / sqrt(d) + bias) V` (Vaswani et al. 2017, equation 1). The fused kernel never forms
-the matrix, so a layer forms it explicitly only where it was asked for; both ways agree to 1e-5
-(tests/model/test_attention.py).
+the matrix, so a layer forms it explicitly only where it was asked for, or where a bias of the same
+size exists anyway; both ways agree to 1e-5 (tests/model/test_attention.py).
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -35,12 +36,18 @@ def attend(
         capture: also return the probabilities; each row sums to one.
     """
     heads_q, heads_k, heads_v = (split_heads(x, num_heads) for x in (queries, keys, values))
-    if not capture:
-        mixed = functional.scaled_dot_product_attention(heads_q, heads_k, heads_v, attn_mask=bias)
+    if bias is None and not capture:
+        mixed = functional.scaled_dot_product_attention(heads_q, heads_k, heads_v)
         return mixed.transpose(1, 2).flatten(2), None
-    logits = heads_q @ heads_k.transpose(-2, -1) * heads_q.shape[-1] ** -0.5
-    probabilities = (logits if bias is None else logits + bias).softmax(-1)
-    return (probabilities @ heads_v).transpose(1, 2).flatten(2), probabilities
+    scale = heads_q.shape[-1] ** -0.5
+    if bias is None:
+        logits = heads_q * scale @ heads_k.mT
+    else:  # added within the product
+        pair = heads_q.flatten(0, 1), heads_k.mT.flatten(0, 1)
+        logits = torch.baddbmm(bias.flatten(0, 1), *pair, alpha=scale).view_as(bias)
+    probabilities = logits.softmax(-1)
+    mixed = (probabilities @ heads_v).transpose(1, 2).flatten(2)
+    return mixed, probabilities if capture else None
 
 
 class SelfAttention(nn.Module):

@@ -84,8 +84,8 @@ class BoxFocus(nn.Module):
         centre_x, centre_y, width, height = boxes_cxcywh.unsqueeze(1).unbind(-1)
         across = _spot(centre_x, width, shift_x, widen_x, grid.width)
         down = _spot(centre_y, height, shift_y, widen_y, grid.height)
-        bias = down.unsqueeze(-1) + across.unsqueeze(-2)
-        return bias.flatten(-2).repeat(1, 1, 1, grid.time)
+        frame = (down.unsqueeze(-1) + across.unsqueeze(-2)).flatten(-2)
+        return frame.unsqueeze(-2).expand(-1, -1, -1, grid.time, -1).flatten(-2)
 
 
 def _spot(
