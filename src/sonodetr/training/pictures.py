@@ -1,6 +1,7 @@
 """Pictures in the run folder: what the model is taught, and what it finds."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ from sonodetr.draw import Picture, Sheet, draw, draw_labels, grid
 from sonodetr.files import whole_file
 from sonodetr.geometry import xyxy_from_cxcywh
 from sonodetr.model.tensors import Batch
-from sonodetr.types import Detections, Frame, Labels, Video
+from sonodetr.types import Detections, Frame, Labels, Pixels, Video
 
 _CELL_PX = 384
 
@@ -41,13 +42,22 @@ def draw_found(
     pairs = []
     for video_index, frame_index in samples:
         video = videos[video_index]
-        pixels = video.frames[frame_index]
-        found = detections[video.key, frame_index].above(threshold)
-        pair = (
-            draw_labels(pixels, video.labels[frame_index], video.classes),
-            draw(Frame(pixels), found),
+        pixels, factor = _shrink(video.frames[frame_index])
+        labels = video.labels[frame_index]
+        labels = replace(
+            labels,
+            boxes_xyxy_px=labels.boxes_xyxy_px * factor,
+            points_px=labels.points_px * factor,
         )
-        pairs.append(grid([_shrink(picture) for picture in pair], columns=2))
+        found = detections[video.key, frame_index].above(threshold)
+        points = found.points_px
+        found = replace(
+            found,
+            boxes_xyxy_px=found.boxes_xyxy_px * factor,
+            points_px=None if points is None else points * factor,
+        )
+        known = draw_labels(pixels, labels, video.classes)
+        pairs.append(grid([known, draw(Frame(pixels), found)], columns=2))
     return grid(pairs, columns=3)
 
 
@@ -58,8 +68,8 @@ def save_picture(path: Path, picture: Picture) -> None:
             raise OSError("OpenCV could not write the picture")
 
 
-def _shrink(picture: Picture) -> Sheet:
-    factor = _CELL_PX / max(picture.shape[:2])
-    if factor >= 1:
-        return picture
-    return cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+def _shrink(pixels: Pixels) -> tuple[Pixels, np.float32]:
+    """The picture in a cell's size, and the factor that takes its coordinates there."""
+    factor = min(1.0, _CELL_PX / max(pixels.shape[:2]))
+    small = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    return small, np.float32(factor)
