@@ -1,11 +1,15 @@
 """Shared by all tests: shape checks of every public signature, and the folder of real data."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+
+# Test processes run side by side: more threads each would only fight over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 install_import_hook("sonodetr", "beartype.beartype").__enter__()
 
@@ -37,7 +41,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sonodetr.training.run import RunInfo, provenance, save_info, save_weights
 
     shape = {
-        "backbone": {"width": 8, "depths": [1, 1, 1, 1], "stride": 16},
+        "backbone": {"width": 16, "depths": [1, 1, 1, 1], "stride": 16},
         **{"hidden_dim": 16, "num_heads": 2, "feedforward_dim": 19, "num_queries": 7},
         **{"encoder_layers": 1, "decoder_layers": 1},
     }
@@ -71,3 +75,33 @@ def tiny_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = random.integers(30, 250, (70, 98), np.uint8)
             write(Frame(pixels, index, index / 17), nothing)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_training(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
+    """A config that trains a very small model for 2 epochs on 13 noisy stills, each with a box."""
+    import cv2
+    import numpy as np
+    import yaml
+
+    folder = tmp_path_factory.mktemp("training")
+    random = np.random.default_rng(11)
+    document = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "nerve"}]}
+    for number in range(13):
+        picture = random.integers(0, 90, (61, 67), np.uint8)
+        x, y = random.integers(3, 37, 2).tolist()
+        picture[y : y + 17, x : x + 19] += 120
+        cv2.imwrite(str(folder / f"{number}.png"), picture)
+        size = {"height": 61, "width": 67}
+        document["images"].append({"id": number, "file_name": f"{number}.png", **size})
+        box = {"bbox": [x, y, 19, 17], "area": 323, "iscrowd": 0}
+        document["annotations"].append(
+            {"id": number + 1, "image_id": number, "category_id": 1, **box}
+        )
+    (folder / "coco.json").write_text(json.dumps(document))
+    config = yaml.safe_load((tiny_run / "config.yaml").read_text())
+    config["data"] |= {"path": str(folder / "coco.json"), "image_size": [64, 64]}
+    config["data"]["split"] |= {"validation_fraction": 0.3, "similarity": 1.0}
+    config["train"] |= {"epochs": 2, "batch_size": 3, "workers": 0, "validate_epochs": 1}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(config | {"name": "tiny"}))
+    return folder / "tiny.yaml"

@@ -117,10 +117,11 @@ def _stopped(hint: str = "") -> int:
     return 130
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         print(f"sonodetr {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -174,6 +175,8 @@ def train(
         folder = fit(settings, out, resume=resume)
     except KeyboardInterrupt:
         raise Stopped("go on from the last checkpoint with --resume") from None
+    if os.environ.get("RANK", "0") != "0":
+        return  # one process of several speaks for all
     info = read_info(folder)
     result = {
         "run": str(folder),
@@ -270,6 +273,12 @@ def predict(
 
     predictor = load(model)
     video = predictor.with_region(open_source(source), choice)
+    if video.region_px is None:
+        print(
+            f"sonodetr: warning: no ultrasound region found in {source}: whole frames are shown, "
+            "names may be visible; give --region x0,y0,x1,y1",
+            file=sys.stderr,
+        )
     least = predictor.threshold if threshold is None else threshold
     with prediction_files(out, video, overlay=not no_video, show_outside=show_outside) as files:
         write, paths = files
@@ -362,8 +371,10 @@ def _predict(
     frames, again = tee(frames_of(video))
     columns = ("predict", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     left = (TimeRemainingColumn(), TextColumn("left"))
-    count, started = 0, time.monotonic()
-    with Progress(*columns, *left, console=Console(stderr=True), transient=True) as progress:
+    console, count, started = Console(stderr=True), 0, time.monotonic()
+    with Progress(
+        *(*columns, *left), console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task("", total=len(video), rate="")
         for frame, found in zip(
             again, predictor.predict_frames(frames, threshold=threshold), strict=True

@@ -1,0 +1,237 @@
+"""The command line in this process: what verbs write and print, and one line for every mistake."""
+
+import json
+import re
+import shutil
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from sonodetr import __version__, cli
+from sonodetr.cli import run
+
+
+@pytest.fixture
+def answer(capsys):
+    """The last line on standard output of a command that must succeed, as JSON."""
+
+    def ask(*words):
+        assert run([*map(str, words), "--json", "-"]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return ask
+
+
+@pytest.fixture
+def refused(capsys):
+    """The one line on standard error of a command that must be refused."""
+
+    def ask(*words):
+        assert run([str(word) for word in words]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert re.fullmatch(r"sonodetr: error: .+\n", err), err
+        return err
+
+    return ask
+
+
+def test_train_evaluate_info(answer, tiny_training, tmp_path, capsys):
+    trained = answer("train", tiny_training, "train.epochs=1", "name=a", "--out", tmp_path)
+    assert trained["run"] == str(tmp_path / "a")
+    assert trained["classes"] == ["nerve"]
+    assert set(trained["validation"]) >= {"ap", "ap50"}
+
+    data = tiny_training.parent / "coco.json"
+    measured = answer("evaluate", tmp_path / "a", data, "--split", "test")
+    assert 0 <= measured["figures"]["ap"] <= 1
+    assert (tmp_path / "a" / "evaluation-test" / "precision_recall.png").is_file()
+
+    about = answer("info", tmp_path / "a")
+    assert about["image_size"] == [64, 64]
+    assert about["parameters"] > 50_000
+    assert about["gflops"] > 0
+    assert about["provenance"]["seed"] == 0
+
+    assert run(["train", str(tiny_training), "name=a", "--out", str(tmp_path)]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_predict_video(answer, tiny_run, tiny_video, tmp_path):
+    result = answer("predict", tiny_run, tiny_video, "--out", tmp_path / "p", "--threshold", 0.0)
+    assert result["frames"] == 13
+    assert result["detections"] == 13 * 14  # 7 queries x 2 classes
+    assert result["files"] == [str(tmp_path / "p" / n) for n in ("detections.jsonl", "overlay.mp4")]
+    lines = (tmp_path / "p" / "detections.jsonl").read_text().splitlines()
+    assert [json.loads(line)["frame"] for line in lines] == list(range(13))
+    assert json.loads(lines[12])["time_s"] == pytest.approx(12 / 17, abs=1e-3)
+
+
+def test_predict_picture(answer, tiny_run, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((71, 99), 180, np.uint8))
+    words = ("predict", tiny_run, tmp_path / "a.png", "--out", tmp_path / "p")
+    answer(*words, "--region", "10,20,60,50", "--threshold", 1)
+    overlay = cv2.imread(str(tmp_path / "p" / "overlay.png"))
+    assert (overlay[20:50, 10:60] == 180).all()
+    assert overlay.sum() == 3 * 180 * 30 * 50  # all around is black
+    answer(*words, "--region", "10,20,60,50", "--threshold", 1, "--show-outside")
+    assert (cv2.imread(str(tmp_path / "p" / "overlay.png")) == 180).all()
+
+
+def test_predict_without_overlay(answer, tiny_run, tiny_video, tmp_path):
+    answer("predict", tiny_run, tiny_video, "--out", tmp_path / "p", "--no-video")
+    assert [path.name for path in (tmp_path / "p").iterdir()] == ["detections.jsonl"]
+
+
+def test_text_and_json_file(tiny_run, tiny_video, tmp_path, capsys):
+    words = ["predict", tiny_run, tiny_video, "--out", tmp_path, "--json", tmp_path / "a.json"]
+    assert run([str(word) for word in words]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert "in 13 frames" in out
+    assert json.loads((tmp_path / "a.json").read_text())["frames"] == 13
+
+
+def test_info_of_the_installation(answer, capsys):
+    about = answer("info")
+    assert about["versions"]["sonodetr"] == __version__
+    assert about["devices"][0].startswith("cpu")
+    assert ".mp4" in about["recordings"]["video"]
+    assert run(["info"]) == 0
+    assert f"  torch: {torch.__version__}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pedict"], "Did you mean 'predict'"),
+        (["predict", "a", "b", "--threshhold", "1"], "--threshold"),
+        (["predict", "a"], "Missing argument 'SOURCE'"),
+        (["predict", "a", "b"], "Missing option '--out'"),
+        (["predict", "a", "b", "--out", "c", "--threshold", "1.5"], "--threshold"),
+        (["predict", "a", "b", "--out", "c", "--threshold", "nan"], "--threshold"),
+        (["predict", "a", "b", "--out", "c", "--region", "1,2,3"], "auto, full or x0,y0,x1,y1"),
+        (["evaluate", "a", "b", "--split", "tst"], "'train', 'validation', 'test'"),
+        (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["info", "nowhere"], "nowhere: is not a run folder"),
+        (["--nonsense"], "sonodetr --help"),
+    ],
+)
+def test_wrong_words(refused, words, message):
+    assert message in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.epoch=3", "did you mean 'epochs'"),
+        ("train.epochs='3'", "train.epochs: '3' is not allowed"),
+        ("data.path=/nowhere", "/nowhere: no such file"),
+        ("epochs", "write section.key=value"),
+    ],
+)
+def test_training_that_cannot_begin(refused, tiny_training, tmp_path, word, message):
+    assert message in refused("train", tiny_training, word, "--out", tmp_path / "runs")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.mp4", b""),
+        ("a.mp4", b"not a video at all" * 100),
+        ("a.png", b""),
+        ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(50)),
+        ("a.dcm", bytes(128) + b"DICM" + bytes(9)),
+        ("a.mha", b"ObjectType = Image\n"),
+        ("a.xyz", b"1"),
+    ],
+)
+def test_sources_that_cannot_be_read(refused, tiny_run, tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    line = refused("predict", tiny_run, tmp_path / name, "--out", tmp_path / "out")
+    assert str(tmp_path / name) in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_video_cut_short(tiny_run, tiny_video, tmp_path, capsys):
+    """What is left of it is used, or it is refused in one line; never half a result."""
+    data = tiny_video.read_bytes()
+    for share in (0.2, 0.5, 0.9):
+        (tmp_path / "cut.mp4").write_bytes(data[: int(len(data) * share)])
+        words = ["predict", str(tiny_run), str(tmp_path / "cut.mp4"), "--out", str(tmp_path / "p")]
+        code = run(words)
+        assert code in (0, 2)
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        if code == 2:
+            assert err.count("\n") == 1
+            assert not list((tmp_path / "p").glob("*"))
+
+
+def test_models_that_cannot_be_used(refused, tiny_run, tiny_video, tmp_path):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "model.pt")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(tiny_run / "config.yaml", bare)
+    for model, message in (
+        (tmp_path / "model.pt", "pickled checkpoints are not opened"),
+        (tmp_path / "nowhere", "no such run folder"),
+        (bare, "has no model.safetensors yet"),
+    ):
+        line = refused("predict", model, tiny_video, "--out", tmp_path / "out")
+        assert str(model) in line
+        assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_cannot_be_written(refused, tiny_run, tiny_video, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert "cannot write" in refused("predict", tiny_run, tiny_video, "--out", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_extra_that_is_missing(refused, monkeypatch, tmp_path, tiny_run):
+    (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(9))
+    for name in [n for n in sys.modules if n.startswith(("pydicom", "sonodetr.formats.dicom"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    line = refused("predict", tiny_run, tmp_path / "a.dcm", "--out", tmp_path / "out")
+    assert re.search(r"pip install ['\"]sonodetr\[dicom\]", line)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (MemoryError(), 2, "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "out of memory"),
+        (KeyboardInterrupt(), 130, "sonodetr: stopped\n"),
+        (OSError(28, "No space left on device", "x.json"), 2, "cannot write x.json: No space"),
+    ],
+)
+def test_what_the_machine_says(monkeypatch, capsys, error, code, message):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("sonodetr.about.installation", fail)
+    assert run(["info"]) == code
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyError("x"), OSError(5, "I/O")])
+def test_a_bug_shows_itself(monkeypatch, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("sonodetr.about.installation", fail)
+    with pytest.raises(type(error)):
+        run(["info"])
+
+
+def test_packages_of_extras_are_named_once():
+    assert set(cli._EXTRAS.values()) <= {"train", "dicom", "huggingface", "supervision"}
