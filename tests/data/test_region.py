@@ -246,6 +246,24 @@ def test_names_and_clock_of_a_water_tank_are_left_out(
     assert find_region_in(frames[:1]) is None
 
 
+def test_predict_warns_where_nothing_is_found(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sonodetr.cli import run
+
+    source = tmp_path / "black.png"
+    cv2.imwrite(str(source), np.zeros((71, 99), np.uint8))
+    words = ["predict", str(tiny_run), str(source), "--out", str(tmp_path / "out")]
+    assert run(words) == 0
+    assert (
+        f"sonodetr: warning: no ultrasound region found in {source}: whole frames are shown, names "
+        "may be visible; give --region x0,y0,x1,y1\n"
+    ) in capsys.readouterr().err
+    for choice in ("full", "10,20,60,50"):  # as the user wished
+        assert run([*words, "--region", choice]) == 0
+        assert "warning" not in capsys.readouterr().err
+
+
 def test_the_live_process_needs_no_torch() -> None:
     code = "import sys, sonodetr.data.region, sonodetr.data.warp; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
