@@ -35,8 +35,8 @@ lint: $(STAMP)  ## check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint  ## lint, then run all tests
-	$(BIN)/python -m pytest -n $(WORKERS) --durations=10
+test: lint  ## lint, then run all tests and the examples in docstrings
+	$(BIN)/python -m pytest -n $(WORKERS) --durations=10 --doctest-modules tests src
 
 clean:  ## remove the environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist src/*.egg-info

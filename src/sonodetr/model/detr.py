@@ -39,8 +39,8 @@ class DETR(nn.Module):
 
     Example:
         >>> model = DETR(ModelConfig(num_queries=5), num_classes=2).eval()
-        >>> model(torch.rand(3, 1, 1, 64, 96)).boxes_cxcywh.shape
-        torch.Size([3, 3, 5, 4])
+        >>> model(torch.rand(3, 1, 1, 64, 96)).boxes_cxcywh.shape  # proposals and 3 layers
+        torch.Size([4, 3, 5, 4])
     """
 
     def __init__(self, config: ModelConfig, num_classes: int, channels: int = 1) -> None:
