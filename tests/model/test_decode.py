@@ -68,7 +68,7 @@ def test_detections_lie_in_the_frame() -> None:
     """A region of 80 x 40 pixels at (20, 10) fills the width of an input of 160 x 160."""
     letterbox = Letterbox.fit(Region(20, 10, 100, 50), 160, 160)
     logits = torch.tensor([[[logit(0.25)], [-50.0], [logit(0.75)], [-50.0]]])
-    outputs = outputs_of(logits, points=True)
+    outputs = outputs_of(logits.requires_grad_(), points=True)  # as outside torch.no_grad()
     source = Source("a", 7, letterbox)
     (found,) = detections_of(outputs, [source], (160, 160), ("nerve",), "focal")
     assert len(found) == 4  # none left out by score

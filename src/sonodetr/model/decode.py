@@ -46,6 +46,7 @@ def decode(outputs: Outputs, classification: str, most: int = 100) -> Decoded:
     return Decoded(scores, classes, boxes[rows, query], points)
 
 
+@torch.no_grad()
 def detections_of(
     outputs: Outputs,
     sources: Sequence[Source],
