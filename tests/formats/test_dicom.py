@@ -131,7 +131,7 @@ def test_palette() -> None:
     reference = apply_color_lut(header.pixel_array, header)
     np.testing.assert_array_equal(video.frames[0], reference >> 8)
     assert video.region_px == Region(120, 60, 800, 350)
-    assert video.spacing_mm == Spacing(*[pytest.approx(0.262288, abs=1e-6)] * 2)
+    assert video.spacing_mm is None  # the header places the region down to row 518 of 350
 
 
 @pytest.mark.parametrize("name", ["liver_1frame.dcm", "liver_expb_1frame.dcm"])
@@ -146,9 +146,8 @@ def test_echocardiography_cine() -> None:
     assert (len(video), video.frames.size) == (30, (240, 320))
     assert video.frame_rate_hz == pytest.approx(1000 / 33.333)
     assert video.times_s[29] == pytest.approx(29 * 0.033333)
-    region = pydicom.dcmread(file).SequenceOfUltrasoundRegions[0]
-    assert video.spacing_mm == Spacing(10 * region.PhysicalDeltaY, 10 * region.PhysicalDeltaX)
-    assert video.region_px == Region(84, 31, 320, 240)
+    # Its header places the region at x 84 to 595 of a frame that is 320 wide.
+    assert (video.region_px, video.spacing_mm) == (None, None)
     for index in random.Random(5).sample(range(30), 11):
         apart = np.abs(video.frames[index].astype(int) - rgb_of(file, index))
         assert apart.max() <= 1
@@ -421,8 +420,12 @@ def test_calibration_is_that_of_the_largest_tissue_region(tmp_path: Path) -> Non
     flow = region(0, 0, 33, 21, RegionDataType=2)
     assert calibrated(tmp_path, small, large, trace, flow) == (Region(5, 2, 31, 21), (0.3, 0.2))
     assert calibrated(tmp_path, trace) == (None, None)
-    beyond = region(0, 2, 99, 20)
-    assert calibrated(tmp_path, beyond) == (Region(0, 2, COLUMNS, 21), (0.3, 0.2))
+    cropped = region(0, 2, 99, 20)
+    assert calibrated(tmp_path, cropped) == (Region(0, 2, COLUMNS, 21), None)
+    reduced = region(0, 2, 99, 99)
+    assert calibrated(tmp_path, reduced) == (None, None)
+    slip = region(0, 2, COLUMNS, 20)
+    assert calibrated(tmp_path, slip) == (Region(0, 2, COLUMNS, 21), (0.3, 0.2))
     seconds = region(5, 2, 30, 20, PhysicalUnitsXDirection=4)
     assert calibrated(tmp_path, seconds) == (Region(5, 2, 31, 21), None)
     assert calibrated(tmp_path, seconds, PixelSpacing=[0.7, 0.5])[1] == (0.7, 0.5)

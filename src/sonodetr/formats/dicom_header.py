@@ -64,17 +64,24 @@ def region_and_spacing(header: Any, size: tuple[int, int]) -> tuple[Region | Non
     for item in header.get("SequenceOfUltrasoundRegions") or []:
         if (item.get("RegionSpatialFormat"), item.get("RegionDataType")) != (1, 1):
             continue
+        right, bottom = int(item.RegionLocationMaxX1), int(item.RegionLocationMaxY1)
+        # Beyond the frame by more than the slip of counting from 1: the header is of another
+        # picture. Out on both sides, that was reduced later and no place is right; out on one, it
+        # was probably cropped. Its scale is not to be trusted either way.
+        too_wide, too_high = right > width, bottom > height
+        if too_wide and too_high:
+            continue
         region = Region(
             max(int(item.RegionLocationMinX0), 0),
             max(int(item.RegionLocationMinY0), 0),
-            min(int(item.RegionLocationMaxX1) + 1, width),
-            min(int(item.RegionLocationMaxY1) + 1, height),
+            min(right + 1, width),
+            min(bottom + 1, height),
         )
         if region.x0 >= region.x1 or region.y0 >= region.y1 or _area(region) <= _area(best):
             continue
         best, spacing = region, None
         units = (item.get("PhysicalUnitsXDirection"), item.get("PhysicalUnitsYDirection"))
-        if units == (3, 3):  # both in cm
+        if units == (3, 3) and not (too_wide or too_high):  # both in cm
             spacing = _spacing(item.get("PhysicalDeltaY"), item.get("PhysicalDeltaX"), 10)
     if spacing is None and header.get("PixelSpacing"):
         down, across = header.PixelSpacing

@@ -68,7 +68,7 @@ def save_picture(path: Path, picture: Picture) -> None:
             raise OSError("OpenCV could not write the picture")
 
 
-def _shrink(pixels: Pixels) -> tuple[Pixels, np.float32]:
+def _shrink(pixels: Pixels) -> tuple[np.ndarray, np.float32]:
     """The picture in a cell's size, and the factor that takes its coordinates there."""
     factor = min(1.0, _CELL_PX / max(pixels.shape[:2]))
     small = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
