@@ -2,14 +2,16 @@
 
 import os
 import socket
+import subprocess
+import sys
+from functools import partial
 
 import pytest
 import torch
-from conftest import contents
-from safetensors.torch import load_file, save_file
+from processes import contents, count_detections, die_after, keep_state
+from safetensors.torch import load_file
 
-from sonodetr.training import fit, validate
-from sonodetr.training.fit import Trainer
+from sonodetr.config import dump_config
 
 
 @pytest.fixture
@@ -27,51 +29,14 @@ def pair(start):
     return begin
 
 
-def keeping_weights(folder, step):
-    """Each process stores its weights, averaged weights and gradients at `step`."""
-
-    def change():
-        count = Trainer._count
-
-        def call(self, values):
-            count(self, values)
-            if self.progress.step == step:
-                tensors = {f"model.{k}": v for k, v in self.plain_model.state_dict().items()}
-                tensors |= {f"gradient.{k}": v.grad for k, v in self.plain_model.named_parameters()}
-                tensors |= {f"value.{k}": torch.tensor(v) for k, v in values.items()}
-                tensors = {k: v.contiguous().clone() for k, v in tensors.items()}
-                save_file(tensors, folder / f"rank{self.rank}.safetensors")
-
-        Trainer._count = call
-
-    return change
-
-
 def test_both_have_the_same_weights_and_evaluate_every_frame_once(pair, tiny, tmp_path):
-    def change():
-        keeping_weights(tmp_path, 4)()
-        match = fit.match
-
-        def checked(videos, detections, frames):
-            assert set(detections) == {(videos[v].key, f) for v, f in frames}
-            return match(videos, detections, frames)
-
-        fit.match = checked
-        gather = validate.gather_object
-
-        def counted(found):
-            everything = gather(found)
-            assert len(everything) == 3
-            return everything
-
-        validate.gather_object = counted
-
     config = tiny(train={"batch_size": 1, "workers": 1})
-    codes, said = pair(config, tmp_path, before=change)
+    changes = [partial(keep_state, tmp_path, 4), partial(count_detections, 3)]
+    codes, said = pair(config, tmp_path, changes=changes)
     assert codes == [0, 0], said
-    assert "2 processes" in said[0]
+    assert "in 2 processes" in said[0]
     assert said[1] == ""
-    first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in "01")
+    first, second = (load_file(tmp_path / f"2-{rank}.safetensors") for rank in "01")
     statistics = ("running_mean", "running_var")  # each process has its own until the next step
     for name, tensor in first.items():
         if not name.endswith(statistics):
@@ -79,42 +44,29 @@ def test_both_have_the_same_weights_and_evaluate_every_frame_once(pair, tiny, tm
 
 
 def test_gradient_equals_that_of_one_process(pair, start, tiny, tmp_path):
-    # A frozen backbone takes its batch norm's stored statistics; no dropout.
-    shape = {"dropout": 0.0}
-    joint = tiny(model=shape, train={"batch_size": 4, "backbone_rate": 0, "epochs": 1}, name="one")
-    apart = tiny(model=shape, train={"batch_size": 2, "backbone_rate": 0, "epochs": 1}, name="two")
-
-    def change():
-        build = fit.build_optimizer
-
-        def with_gradients(model, config):
-            optimizer = build(model, config)
-            for parameter in model.backbone.parameters():
-                parameter.grad = torch.zeros_like(parameter)
-            return optimizer
-
-        fit.build_optimizer = with_gradients
-        (tmp_path / str(os.environ.get("WORLD_SIZE", "1"))).mkdir(exist_ok=True)
-        keeping_weights(tmp_path / str(os.environ.get("WORLD_SIZE", "1")), 1)()
-
-    one = start(joint, tmp_path, before=change)
+    # A frozen backbone takes its batch norm's stored statistics, and nothing is dropped.
+    shape, changes = {"dropout": 0.0}, [partial(keep_state, tmp_path, 1)]
+    train = {"backbone_rate": 0.0, "epochs": 1}
+    one = start(
+        tiny(model=shape, train={"batch_size": 4, **train}, name="one"), tmp_path, changes=changes
+    )
     assert one.wait() == 0, one.said()
-    codes, said = pair(apart, tmp_path, before=change)
+    apart = tiny(model=shape, train={"batch_size": 2, **train}, name="two")
+    codes, said = pair(apart, tmp_path, changes=changes)
     assert codes == [0, 0], said
-    whole = load_file(tmp_path / "1" / "rank0.safetensors")
-    half = load_file(tmp_path / "2" / "rank1.safetensors")
-    for name, tensor in whole.items():
-        if name.startswith(("gradient.", "value.")):
-            torch.testing.assert_close(half[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+    whole = load_file(tmp_path / "1-0.safetensors")
+    half = load_file(tmp_path / "2-1.safetensors")
+    compared = [name for name in whole if name.startswith(("gradient.", "value."))]
+    assert len(compared) > 40
+    for name in compared:
+        torch.testing.assert_close(half[name], whole[name], rtol=1e-4, atol=1e-6, msg=name)
     assert whole["value.loss"] > 1
 
 
 def test_a_killed_pair_continues_to_the_same_bits(pair, start, tiny, tmp_path):
-    from test_resume import dying_at
-
     config = tiny(train={"batch_size": 1})
     assert pair(config, tmp_path / "through")[0] == [0, 0]
-    codes, said = pair(config, tmp_path / "killed", before=dying_at(4))
+    codes, said = pair(config, tmp_path / "killed", changes=[partial(die_after, 4)])
     assert codes == [-9, -9], said
     alone = start(config, tmp_path / "killed", resume=True)
     assert alone.wait() == 2
@@ -122,3 +74,20 @@ def test_a_killed_pair_continues_to_the_same_bits(pair, start, tiny, tmp_path):
     codes, said = pair(config, tmp_path / "killed", resume=True)
     assert codes == [0, 0], said
     assert contents(tmp_path / "killed" / "tiny") == contents(tmp_path / "through" / "tiny")
+
+
+def test_torchrun(tiny, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(tiny(train={"epochs": 1, "batch_size": 1})))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, "-m", "sonodetr", "train", str(config), "--out", str(tmp_path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "in 2 processes" in done.stderr
+    assert "epoch 1 of 1" in done.stderr
+    assert (tmp_path / "tiny" / "last.safetensors").is_file()

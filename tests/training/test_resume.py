@@ -1,15 +1,12 @@
 """A run that was killed and continued has the same bits as one that ran through."""
 
-import os
 import random
 import signal
 import time
+from functools import partial
 
 import pytest
-from conftest import contents
-
-from sonodetr.training import fit
-from sonodetr.training.fit import Trainer
+from processes import contents, die_after, die_in
 
 STEPS = 9  # 3 epochs of 3
 
@@ -27,61 +24,33 @@ def through(start, config, tmp_path):
     return contents(tmp_path / "through" / "tiny")
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def dying_at(step, place="_count"):
-    """Kills the process when it has called `Trainer.place` at `step`."""
-
-    def change():
-        method = getattr(Trainer, place)
-
-        def call(self, *values):
-            result = method(self, *values)
-            if self.progress.step == step:
-                die()
-            return result
-
-        setattr(Trainer, place, call)
-
-    return change
-
-
-def dying_in(name, call):
-    """Kills the process in the middle of the given call of `fit.name`: the file is half there."""
-
-    def change():
-        count = 0
-
-        def half(path, *values):
-            nonlocal count
-            count += 1
-            if count == call:
-                path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}").write_bytes(b"half")
-                die()
-            return method(path, *values)
-
-        method = getattr(fit, name)
-        setattr(fit, name, half)
-
-    return change
-
-
 @pytest.mark.parametrize(
     "deaths",
     [
-        [dying_at(1), dying_at(4), dying_at(5), dying_at(8)],  # within epochs
-        [dying_at(1, "_save"), dying_at(3, "_save"), dying_at(9, "_save")],  # just after saving
+        [
+            partial(die_after, 1),
+            partial(die_after, 4),
+            partial(die_after, 5),
+            partial(die_after, 8),
+        ],  # within epochs
+        [
+            partial(die_after, 1, "_save"),
+            partial(die_after, 3, "_save"),
+            partial(die_after, 9, "_save"),
+        ],  # just after saving
         # Best weights are written (or half written), the checkpoint is not.
-        [dying_at(3, "_keep_best"), dying_at(6, "_validate"), dying_in("save_weights", 1)],
-        [dying_in("save_checkpoint", 3), dying_in("save_checkpoint", 1)],
+        [
+            partial(die_after, 3, "_keep_best"),
+            partial(die_after, 6, "_validate"),
+            partial(die_in, "save_weights", 1),
+        ],
+        [partial(die_in, "save_checkpoint", 3), partial(die_in, "save_checkpoint", 1)],
     ],
 )
 def test_killed_runs_continue_to_the_same_bits(deaths, start, config, through, tmp_path):
     out = tmp_path / "killed"
     for number, death in enumerate(deaths):
-        killed = start(config, out, resume=number > 0, before=death)
+        killed = start(config, out, resume=number > 0, changes=[death])
         assert killed.wait() == -signal.SIGKILL, killed.said()
     last = start(config, out, resume=True)
     assert last.wait() == 0, last.said()

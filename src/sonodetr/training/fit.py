@@ -77,9 +77,11 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
 def _accelerator(precision: str) -> Accelerator:
     # A process may train several models, each at its own precision.
     AcceleratorState._reset_state()
+    # Unless told so, accelerate lets processes without a GPU each train alone.
+    cpu = not torch.accelerator.is_available()
+    if cpu and precision == "fp16":  # would be ignored
+        raise InputError("train.precision 'fp16' needs a GPU; use 'bf16' or 'no'")
     try:
-        # Unless told so, accelerate lets processes without a GPU each train alone.
-        cpu = not torch.accelerator.is_available()
         return Accelerator(mixed_precision=precision, cpu=cpu)
     except ValueError as error:
         raise InputError(
@@ -254,7 +256,7 @@ class Trainer:
         """Of the epoch that has just ended."""
         sums, steps = self.progress.sums, self.steps_an_epoch
         means = {f"train/{name}": value / steps for name, value in sums.items()}
-        rate = self.optimizer.param_groups[0]["lr"]
+        rate = max(group["lr"] for group in self.optimizer.param_groups)
         return {"epoch": self.progress.step / steps, "rate": rate} | means
 
     def _validation_due(self) -> bool:
