@@ -1,7 +1,7 @@
 """The frames of a run: who may see which, in what order, and the processes that load them."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import cv2
 from torch.utils.data import DataLoader, Dataset
@@ -12,9 +12,46 @@ from sonodetr.data.splits import Split, split
 from sonodetr.files import InputError
 from sonodetr.formats import read
 from sonodetr.model.tensors import Batch
-from sonodetr.types import Video
+from sonodetr.types import Frames, Pixels, Video
 
 Key = tuple[int, int]  # epoch, index in the data set
+# Decoded pictures that each process remembers: about 550 grey stills of 760 x 630 pixels.
+MEMORY_BYTES = 256 * 2**20
+
+
+@dataclass
+class Memory:
+    """Decoded pictures of several recordings, until there is no more room."""
+
+    room_bytes: int
+    pictures: dict[tuple[str, int], Pixels] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Frames that are decoded once: decoding is more than half of what a training clip costs."""
+
+    key: str
+    frames: Frames
+    memory: Memory
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """As of `frames`."""
+        return self.frames.size
+
+    def __getitem__(self, index: int) -> Pixels:
+        place, memory = (self.key, index), self.memory
+        if place in memory.pictures:
+            return memory.pictures[place]
+        picture = self.frames[index]
+        if picture.nbytes <= memory.room_bytes:
+            memory.pictures[place] = picture
+            memory.room_bytes -= picture.nbytes
+        return picture
 
 
 @dataclass(frozen=True)
@@ -32,9 +69,13 @@ class Data:
 
     def training(self) -> ClipDataset:
         """Augmented training clips."""
-        return ClipDataset(
-            self.videos, self.split.train, self.config.data, seed=self.config.seed, augment=True
-        )
+        memory = Memory(MEMORY_BYTES)
+        videos = [
+            replace(video, frames=Remembered(video.key, video.frames, memory))
+            for video in self.videos
+        ]
+        config = self.config
+        return ClipDataset(videos, self.split.train, config.data, seed=config.seed, augment=True)
 
     def validation(self) -> ClipDataset:
         """Validation clips as they are."""
