@@ -81,7 +81,7 @@ def draw_labels(pixels: Pixels, labels: Labels, class_names: Sequence[str]) -> P
     return picture
 
 
-def grid(pictures: Sequence[Picture], columns: int) -> Sheet:
+def grid(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], columns: int) -> Sheet:
     """One sheet with the pictures in rows of `columns`, in cells as large as the largest picture.
 
     >>> grid([np.zeros((4, 6, 3), np.uint8)] * 3, columns=2).shape  # 2 px between the cells
