@@ -42,7 +42,6 @@ _EXTRAS = {
     "pydicom": "dicom",
     "pylibjpeg": "dicom",
     "rle": "dicom",
-    "PIL": "dicom",
     "supervision": "supervision",
     "transformers": "huggingface",
 }

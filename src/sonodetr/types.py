@@ -222,7 +222,7 @@ class Detections:
         return self.select(self.scores >= threshold)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for one line of `detections.jsonl` (see docs/formats.md)."""
+        """Plain values for one line of `detections.jsonl` (see docs/cli.md)."""
         rows = []
         for row in range(len(self)):
             item: dict[str, Any] = {
