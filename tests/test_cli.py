@@ -111,8 +111,11 @@ def test_info_of_the_installation(answer, capsys):
         (["predict", "a", "b", "--threshhold", "1"], "--threshold"),
         (["predict", "a"], "Missing argument 'SOURCE'"),
         (["predict", "a", "b"], "Missing option '--out'"),
-        (["predict", "a", "b", "--out", "c", "--threshold", "1.5"], "--threshold"),
-        (["predict", "a", "b", "--out", "c", "--threshold", "nan"], "--threshold"),
+        (["predict", "a", "b", "--out", "c", "--threshold", "1.5"], "give a score from 0 to 1"),
+        (
+            ["predict", "a", "b", "--out", "c", "--threshold", "nan"],
+            "--threshold nan is not allowed",
+        ),
         (["predict", "a", "b", "--out", "c", "--region", "1,2,3"], "auto, full or x0,y0,x1,y1"),
         (["evaluate", "a", "b", "--split", "tst"], "'train', 'validation', 'test'"),
         (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),

@@ -238,7 +238,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="folder for the results")],
     threshold: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="least score  [default: the model's own]"),
+        typer.Option(help="least score, 0 to 1  [default: the model's own]"),
     ] = None,
     region: Annotated[
         str,
@@ -266,6 +266,8 @@ def predict(
       sonodetr predict runs/nerves screen.mp4 --out predictions --region 120,80,900,700
     """
     choice = _region(region)
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"--threshold {threshold} is not allowed; give a score from 0 to 1")
     from sonodetr.formats import open_source
     from sonodetr.predictor import load
     from sonodetr.sinks import prediction_files
