@@ -52,6 +52,7 @@ def _run(said, config, out, resume, changes, environment):
         os.dup2(file.fileno(), 2)
     sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1)
     os.environ.update(environment, OMP_NUM_THREADS="1")  # accelerate heeds it too
+    multiprocessing.set_start_method("fork", force=True)  # of workers: not the server's own
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)
     code = 0

@@ -311,6 +311,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_continued(workers, start, tiny, tmp_pat
     begun = start(config, tmp_path)
     checkpoint = tmp_path / "tiny" / "checkpoint.safetensors"
     while not checkpoint.is_file():
+        assert begun.process.exitcode is None, begun.said()
         time.sleep(0.05)
     os.killpg(begun.process.pid, signal.SIGINT)  # the terminal sends it to the workers too
     asked = time.monotonic()

@@ -1,9 +1,7 @@
 """The frames of a run: who may see which, in what order, and the processes that load them."""
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import cv2
 from torch.utils.data import DataLoader, Dataset
@@ -157,7 +155,7 @@ def load_batches(clips: ClipDataset, order: Iterable[list[Key]], workers: int) -
         batch_size=None,  # the data set makes them
         sampler=order,
         num_workers=workers,
-        worker_init_fn=partial(_start_worker, os.getpid()),
+        worker_init_fn=_one_thread,
     )
     try:
         for batch in loader:
@@ -173,8 +171,6 @@ def load_batches(clips: ClipDataset, order: Iterable[list[Key]], workers: int) -
         ) from error
 
 
-def _start_worker(training_process: int, worker: int) -> None:
-    """Workers leave the cores to the training, and do not outlive it."""
-    if os.getppid() != training_process:  # killed just now; torch looks out from here on only
-        os._exit(1)
+def _one_thread(worker: int) -> None:
+    """Workers leave the cores to the training."""
     cv2.setNumThreads(0)
