@@ -17,13 +17,19 @@ from sonodetr.types import Detections, Frame
 PYTHON = [sys.executable, "-m", "sonodetr"]
 
 
-def start(words, **options):
+def start(words, prepare=lambda: None, **options):
+    def begin():
+        # Whoever runs the tests in the background has Ctrl-C ignored, and children inherit that.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        prepare()
+
     return subprocess.Popen(
         [*PYTHON, *map(str, words)],
         stdout=options.pop("stdout", subprocess.PIPE),
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # signals go to the whole group, as from a terminal
+        preexec_fn=begin,
         **options,
     )
 
@@ -97,7 +103,7 @@ def small_files():
 def test_full_disk_while_predicting(tiny_run, tiny_video, tmp_path):
     words = ["predict", tiny_run, tiny_video, "--out", tmp_path / "out", "--threshold", "0"]
     for more in ([], ["--no-video"]):
-        process = start([*words, *more], preexec_fn=small_files)
+        process = start([*words, *more], small_files)
         out, err = process.communicate(timeout=120)
         assert (process.returncode, out) == (2, "")
         assert err.startswith("sonodetr: error: cannot write")

@@ -1,6 +1,8 @@
 """Every backbone: shapes, normalisation, weights, and that all of it trains and exports."""
 
+import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -270,3 +272,14 @@ def test_huggingface_other_networks(tmp_path: Path) -> None:
     stolen = (tmp_path / "convnext" / "model.safetensors").read_bytes()
     (tmp_path / "resnet" / "model.safetensors").write_bytes(stolen)
     assert "the weights lack" in huggingface_error(tmp_path / "resnet")
+
+
+def test_a_narrow_network_trains_on_several_threads():
+    """oneDNN would end the process here with the channels last, so it must run in its own."""
+    code = (
+        "import torch; from sonodetr.config import BackboneConfig; torch.set_num_threads(2);"
+        "from sonodetr.model.backbone import build_backbone;"
+        "build_backbone(BackboneConfig(width=8), 1)(torch.rand(2, 1, 64, 64)).sum().backward()"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

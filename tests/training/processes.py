@@ -47,6 +47,8 @@ class Run:
 
 def _run(said, config, out, resume, changes, environment):
     os.setsid()
+    # Whoever runs the tests in the background has Ctrl-C ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with said.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

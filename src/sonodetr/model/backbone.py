@@ -96,4 +96,18 @@ def build_backbone(config: BackboneConfig, in_channels: int) -> Backbone:
         case "huggingface":
             network = HuggingFaceNetwork(config.path, pretrained=config.pretrained)
             mean, std = network.mean, network.std
-    return Backbone(network, config.stride, mean, std)
+    backbone = Backbone(network, config.stride, mean, std)
+    if _channels_last_works(backbone):
+        # Convolutions on a CPU are up to 1.6 times faster with the channels last in memory.
+        backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return backbone
+
+
+def _channels_last_works(backbone: nn.Module) -> bool:
+    """False where torch 2.13 ends the process on a CPU with AVX-512: its oneDNN crashes in the
+    gradient of a strided 1x1 convolution of fewer than 16 channels with the channels last."""
+    return not any(
+        layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels < 16
+        for layer in backbone.modules()
+        if isinstance(layer, nn.Conv2d)
+    )

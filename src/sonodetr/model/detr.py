@@ -49,9 +49,7 @@ class DETR(nn.Module):
         self.num_classes = num_classes
         dim, heads = config.hidden_dim, config.num_heads
         shape = (dim, heads, config.feedforward_dim, config.dropout)
-        # Convolutions on a CPU are up to 1.6 times faster with the channels last in memory.
         self.backbone = build_backbone(config.backbone, channels)
-        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.projection = nn.Conv2d(self.backbone.channels, dim, 1)
         self.encoder = nn.ModuleList(EncoderLayer(*shape) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(*shape) for _ in range(config.decoder_layers))
