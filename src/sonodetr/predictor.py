@@ -123,16 +123,7 @@ class Predictor:
             self.class_names,
             self._model.config.classification,
         )
-        # The letterbox's black bars are in the model's view, but not in the picture.
-        low, high = np.array(region, np.float32).reshape(2, 2)
-        points = found.points_px
-        return replace(
-            found,
-            boxes_xyxy_px=found.boxes_xyxy_px.clip(np.tile(low, 2), np.tile(high, 2)),
-            points_px=None if points is None else points.clip(low, high),
-            time_s=frame.time_s,
-            spacing_mm=frame.spacing_mm,
-        )
+        return replace(found, time_s=frame.time_s, spacing_mm=frame.spacing_mm)
 
 
 def load(model: str | os.PathLike[str], *, device: str = "cpu", threads: int = 0) -> Predictor:

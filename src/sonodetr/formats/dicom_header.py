@@ -12,6 +12,12 @@ from sonodetr.types import Region, Spacing
 
 
 def stored_to_shown(header: Any, options: dict[str, Any]) -> np.ndarray | None:
+    """Table from every stored value, as unsigned, to what is shown; None where they are the same.
+
+    Args:
+        header: with the palette, or the rescale, window and value-of-interest tables.
+        options: pydicom's decoding options: bits, sign and photometric interpretation.
+    """
     depth, stored_bits = options["bits_allocated"], options["bits_stored"]
     signed = bool(options["pixel_representation"])
     values = np.arange(2**depth).astype(f"{'i' if signed else 'u'}{-(-depth // 8)}")

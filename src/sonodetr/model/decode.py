@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from sonodetr.geometry import xyxy_from_cxcywh
@@ -63,23 +63,17 @@ def detections_of(
     """
     decoded = decode(outputs, classification)
     scores, classes = decoded.scores.cpu().numpy(), decoded.classes.cpu().numpy()
-    boxes = xyxy_from_cxcywh(decoded.boxes_cxcywh.cpu().numpy()).clip(0, 1)
+    corners = xyxy_from_cxcywh(decoded.boxes_cxcywh.cpu().numpy())
+    corners = corners.reshape(*scores.shape, 2, 2)
     points = None if decoded.points is None else decoded.points.cpu().numpy()
     height, width = image_size
     found = []
     for row, source in enumerate(sources):
-        corners = boxes[row].reshape(-1, 2, 2) * (width, height)
-        left, top = source.letterbox.left, source.letterbox.top
-        corners = corners.clip(
-            (left, top), (width - left, height - top)
-        )  # none in the black border
-        boxes_px = source.letterbox.to_frame(corners).reshape(-1, 4)
-        points_px = None
-        if points is not None:
-            points_px = source.letterbox.to_frame(points[row] * (width, height)).astype(np.float32)
+        boxes_px = _in_frame(corners[row], source, (width, height)).reshape(-1, 4)
+        points_px = None if points is None else _in_frame(points[row], source, (width, height))
         found.append(
             Detections(
-                boxes_px.astype(np.float32),
+                boxes_px,
                 scores[row],
                 classes[row],
                 class_names,
@@ -88,3 +82,13 @@ def detections_of(
             )
         )
     return found
+
+
+def _in_frame(
+    points: Float32[np.ndarray, "n 2 2"], source: Source, size: tuple[int, int]
+) -> Float32[np.ndarray, "n 2 2"]:
+    """Points in 0..1 of the input as pixels of the frame, none beyond the picture's edges: the
+    letterbox's black bars are in the model's view, but not in the picture."""
+    border = np.array((source.letterbox.left, source.letterbox.top))
+    inside = (points * size).clip(border, size - border)
+    return source.letterbox.to_frame(inside).astype(np.float32)
