@@ -81,7 +81,7 @@ def test_detections_lie_in_the_frame() -> None:
     assert found.points_px is not None
     # The second point lies in the black bar below the picture, which ends at 50.
     assert expected[3, 1] > 50
-    np.testing.assert_allclose(found.points_px[0], expected[2:].clip(None, 50), atol=1e-4)
+    np.testing.assert_allclose(found.points_px[0], expected[2:].clip(None, (100, 50)), atol=1e-4)
     # Query 0 is centred on the left border: what lies outside is cut off.
     left = letterbox.to_frame(np.array([[0.0, 0.3]]) * 160)[0, 0]
     np.testing.assert_allclose(found.boxes_xyxy_px[1, 0], left, atol=1e-4)
