@@ -67,6 +67,10 @@ class DETR(nn.Module):
             self.box_focus = nn.ModuleList(
                 BoxFocus(dim, heads) for _ in range(config.decoder_layers)
             )
+            # Each layer refines boxes that are already better, so each has a head of its own.
+            self.refinements = nn.ModuleList(
+                Perceptron(dim, dim, dim, 4) for _ in range(config.decoder_layers)
+            )
         outputs = num_classes + (config.classification == "softmax")
         self.class_head = nn.Linear(dim, outputs)
         self.box_head = Perceptron(dim, dim, dim, 4)
@@ -81,8 +85,9 @@ class DETR(nn.Module):
             # Every class starts at a score of 0.01 (Lin et al. 2017, section 4.1).
             nn.init.constant_(self.class_head.bias, -math.log(99))
         if self.anchored:
-            for parameter in self.box_head[-1].parameters():
-                nn.init.zeros_(parameter)  # boxes start where their cell is
+            for head in (self.box_head, *self.refinements):
+                nn.init.zeros_(head[-1].weight)
+                nn.init.zeros_(head[-1].bias)  # boxes start where their cell is
 
     def forward(
         self,
@@ -207,7 +212,7 @@ class DETR(nn.Module):
             _keep(decoder_maps, number, looked_around)
             _keep(cross_maps, number, looked_at)
             features.append(self.decoder_norm(content))
-            anchors = (logit(anchors) + self.box_head(features[-1])).sigmoid()
+            anchors = (logit(anchors) + self.refinements[number](features[-1])).sigmoid()
             boxes.append(anchors)
         return torch.stack(features), torch.stack(boxes), decoder_maps, cross_maps
 
