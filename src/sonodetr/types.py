@@ -154,16 +154,15 @@ class Frame:
     region_px: Region | None = None
 
 
+def frame_at(video: Video, index: int) -> Frame:
+    """One frame of a recording, with its time, spacing and region."""
+    time_s = float(video.times_s[index])
+    return Frame(video.frames[index], index, time_s, video.spacing_mm, video.region_px)
+
+
 def frames_of(video: Video) -> Iterator[Frame]:
-    """The frames of a recording in order, each with its time, spacing and region."""
-    for index in range(len(video)):
-        yield Frame(
-            video.frames[index],
-            index,
-            float(video.times_s[index]),
-            video.spacing_mm,
-            video.region_px,
-        )
+    """The frames of a recording in order."""
+    return (frame_at(video, index) for index in range(len(video)))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from sonodetr.files import InputError, read_json, write_json
 from sonodetr.formats import read
 from sonodetr.predictor import Predictor, load
 from sonodetr.training.run import provenance
-from sonodetr.types import Frame, Video
+from sonodetr.types import Frame, Video, frame_at
 
 RESAMPLES = 1000
 SplitName = Literal["all", "train", "validation", "test"]
@@ -157,14 +157,7 @@ def _pictures(
     for index, frame in frames:
         if index not in seen:
             seen[index] = predictor.with_region(videos[index])
-        video = seen[index]
-        yield Frame(
-            video.frames[frame],
-            frame,
-            float(video.times_s[frame]),
-            video.spacing_mm,
-            video.region_px,
-        )
+        yield frame_at(seen[index], frame)
 
 
 def _units(videos: Sequence[Video], video_of_frame: np.ndarray) -> tuple[str, np.ndarray]:
