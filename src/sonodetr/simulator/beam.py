@@ -1,0 +1,127 @@
+"""The point-spread function of a probe: pulse along the line, beam across the lines."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Complex64, Float, Float32, Float64
+
+from sonodetr.simulator.probe import SOUND_MM_PER_US, Probe
+
+_SIGMAS = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussian, in sigmas
+_TAPS = 9
+# A rectangular aperture focuses to a sinc whose amplitude has this full width at half maximum, in
+# wavelengths times the f-number (Szabo, "Diagnostic Ultrasound Imaging", 2nd ed., section 6.3).
+_SINC_WIDTH = 1.21
+# Side lobes and clutter as one wide, weak Gaussian below the main lobe.
+_SIDE_LOBE_DB = -36.0
+_SIDE_LOBE_WIDTH = 7.0
+# Attenuation that the centre frequency and the default time-gain compensation are reckoned with.
+TYPICAL_ATTENUATION_DB_CM_MHZ = 0.6
+
+
+@dataclass(frozen=True)
+class Beam:
+    """The point-spread function at every depth, normalised to keep the energy of speckle.
+
+    Attributes:
+        pulse: `[taps]` amplitude along the line, in samples.
+        across: `[samples, padded lines]` complex transfer function across the lines at every
+            depth, for the discrete Fourier transform over the padded lines.
+        pad: lines added on either side, so that nothing wraps round.
+        phase_rad: `[samples]` phase of the carrier at every depth, there and back.
+        sigma_across_mm: `[samples]` beam width (standard deviation of its amplitude).
+        sigma_along_mm: pulse width (standard deviation of its amplitude).
+        peak: `[samples]` amplitude of the response to a point of amplitude 1 at its place.
+    """
+
+    pulse: Float32[np.ndarray, " taps"]
+    across: Complex64[np.ndarray, "samples padded"]
+    pad: int
+    phase_rad: Float64[np.ndarray, " samples"]
+    sigma_across_mm: Float64[np.ndarray, " samples"]
+    sigma_along_mm: float
+    peak: Float64[np.ndarray, " samples"]
+
+
+def make_beam(probe: Probe) -> Beam:
+    """The point-spread function of a probe.
+
+    Along the line the pulse is Gaussian. Across the lines the transmit beam is a Gaussian beam
+    focused at `focus_mm`, with its curved wave front (Siegman, "Lasers", chapter 17: waist,
+    Rayleigh range, radius of curvature), and the receive beam keeps `f_number` until the aperture
+    ends. Their product is a complex Gaussian `exp(-A x^2)` whose Fourier transform is again one,
+    `exp(-pi^2 k^2 / A)`, so that every depth has its own beam and no zones can show seams.
+
+    >>> probe = Probe("linear", 7.5, 0.5, 20.0, 40.0, 20.0, width_mm=38.0)
+    >>> make_beam(probe).pulse.shape
+    (9,)
+    """
+    curvature = _curvature(probe)
+    pad = 8 + (-probe.lines) % 8 // 2
+    padded = probe.lines + 2 * pad
+    line_mm = _line_mm(probe)
+    cycles_mm = np.fft.fftfreq(padded)[None] / line_mm[:, None]
+    main = np.exp(-((math.pi * cycles_mm) ** 2) / curvature[:, None])
+    wide = np.exp(-((math.pi * cycles_mm) ** 2) * _SIDE_LOBE_WIDTH**2 / curvature[:, None])
+    across = main + 10 ** (_SIDE_LOBE_DB / 20) * _SIDE_LOBE_WIDTH * wide
+    across /= np.sqrt(np.mean(np.abs(across) ** 2, 1, keepdims=True))
+    peak = np.abs(across.mean(1))
+    # A scatterer between two lines is shared by both, linearly: that kernel is undone here.
+    across /= np.sinc(np.fft.fftfreq(padded)) ** 2
+    sigma_samples = probe.pulse_mm / _SIGMAS / probe.sample_mm
+    steps = np.arange(_TAPS) - _TAPS // 2
+    pulse = np.exp(-(steps**2) / (2 * (sigma_samples**2 - 1 / 6)))  # 1/6: sharing, as above
+    shares = np.linspace(0, 1, 21)
+    pulse /= np.sqrt(np.mean([np.sum(np.convolve(pulse, (1 - s, s)) ** 2) for s in shares]))
+    centre = centre_frequency_mhz(probe)
+    phase = 4 * math.pi * np.cumsum(centre) * probe.sample_mm / SOUND_MM_PER_US
+    return Beam(
+        pulse.astype(np.float32),
+        across.astype(np.complex64),
+        pad,
+        phase,
+        1 / np.sqrt(2 * curvature.real),
+        sigma_samples * probe.sample_mm,
+        peak * pulse.max(),
+    )
+
+
+def centre_frequency_mhz(probe: Probe) -> Float[np.ndarray, " samples"]:
+    """Centre frequency of the echo from every depth in typical tissue.
+
+    Attenuation that grows with frequency shifts a Gaussian spectrum of standard deviation s down
+    by `a s^2`, with `a` the attenuation in nepers per MHz on the way there and back, and leaves
+    its width (Kuc 1984, "Estimating acoustic attenuation from reflected ultrasound signals").
+    """
+    nepers_per_mhz = 2 * TYPICAL_ATTENUATION_DB_CM_MHZ * probe.ranges_mm / 10 * math.log(10) / 20
+    lowest = 0.5 * probe.frequency_mhz
+    return np.maximum(probe.frequency_mhz - nepers_per_mhz * spectrum_sigma_mhz(probe) ** 2, lowest)
+
+
+def spectrum_sigma_mhz(probe: Probe) -> float:
+    """Standard deviation of the amplitude spectrum, whose full width at half maximum is B f."""
+    return probe.bandwidth * probe.frequency_mhz / _SIGMAS
+
+
+def _curvature(probe: Probe) -> np.ndarray:
+    """`[samples]` complex A in 1/mm^2 of the two-way beam `exp(-A x^2)` at every depth."""
+    wavelength = SOUND_MM_PER_US / centre_frequency_mhz(probe)
+    depth = probe.ranges_mm
+    receive_sigma = (
+        _SINC_WIDTH * wavelength * np.maximum(probe.f_number, depth / probe.aperture_mm) / _SIGMAS
+    )
+    transmit_sigma = _SINC_WIDTH * wavelength * (probe.focus_mm / probe.aperture_mm) / _SIGMAS
+    waist_squared = 2 * transmit_sigma**2
+    rayleigh = math.pi * waist_squared / wavelength
+    offset = depth - probe.focus_mm
+    spread = 1 + (offset / rayleigh) ** 2
+    front = math.pi / wavelength * offset / (offset**2 + rayleigh**2)
+    return 1 / (2 * receive_sigma**2) + 1 / (waist_squared * spread) + 1j * front
+
+
+def _line_mm(probe: Probe) -> np.ndarray:
+    """`[samples]` distance of neighbouring lines at every depth."""
+    if probe.kind == "linear":
+        return np.full(probe.samples, probe.line_step)
+    return (probe.ranges_mm + probe.radius_mm) * probe.line_step
