@@ -134,9 +134,9 @@ def place(
     cut_left, cut_right = random.uniform(*ranges.crop_sides) * crops * random.dirichlet((2, 2))
     right_share, down_share = random.beta(2, 2), random.beta(1.5, 2.5)
 
-    full_width, full_depth = 2 * probe.half_width_mm, probe.bottom_mm - probe.top_mm
+    full_width, full_depth = 2 * probe.half_width_mm, probe.depth_mm - probe.top_mm
     left, right = full_width * (cut_left - 0.5), full_width * (0.5 - cut_right)
-    top, bottom = probe.top_mm, probe.bottom_mm - full_depth * cut_bottom
+    top, bottom = probe.top_mm, probe.depth_mm - full_depth * cut_bottom
     scales = ((right - left) / width_px, (bottom - top) / height_px)
     if covers and min(scales) > 2 / 3 * max(scales):
         mm_per_px = min(scales)
