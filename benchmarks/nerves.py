@@ -20,7 +20,7 @@ import numpy as np
 
 from sonodetr.config import Config, load_config
 from sonodetr.evaluation.evaluate import detect
-from sonodetr.evaluation.matches import Matches
+from sonodetr.evaluation.matches import Matches, match
 from sonodetr.evaluation.metrics import RECALL_THRESHOLDS, average_precisions, curve
 from sonodetr.evaluation.statistics import bootstrap_intervals
 from sonodetr.files import InputError, whole_file, write_json
@@ -82,7 +82,8 @@ def compare(name: str, path: str, changes: Sequence[str], out: Path) -> list[dic
         data = open_data(config)
         predictor = load(folder)
         for frames, part in (("trained on", data.split.train), ("held out", data.split.test)):
-            matches[frames].append(detect(predictor, data.videos, part))
+            found = detect(predictor, data.videos, part)
+            matches[frames].append(match(data.videos, found, part))
     return [
         {
             "model": name,

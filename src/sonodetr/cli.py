@@ -217,7 +217,7 @@ def evaluate(
     from rich.console import Console
 
     from sonodetr.evaluation.evaluate import evaluate as measure
-    from sonodetr.evaluation.evaluate import print_evaluation
+    from sonodetr.evaluation.tables import print_evaluation
 
     folder = out or Path(model) / f"evaluation-{split}"
     result = measure(model, data, out=folder, split=split, images=images, on_bad_label=on_bad_label)

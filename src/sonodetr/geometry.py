@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from sonodetr.types import Region
 
@@ -53,6 +53,26 @@ def box_iou(
     area_second = np.clip(second_xyxy[:, 2:] - second_xyxy[:, :2], 0, None).prod(-1)
     union = area_first[:, None] + area_second[None] - overlap
     return (overlap / np.maximum(union, np.finfo(np.float32).tiny)).astype(np.float32)
+
+
+def line_angles_deg(
+    first: Float64[np.ndarray, "n 2 2"], second: Float64[np.ndarray, "n 2 2"]
+) -> Float64[np.ndarray, " n"]:
+    """Angle between lines through two points each, 0 to 90 degrees, whatever their direction.
+
+    `atan2(|a x b|, |a . b|)`. NaN where a point is not known or the second line has no length; 90
+    where the first one has none.
+
+    >>> level, steep = np.array([[[0.0, 0], [2, 0]]]), np.array([[[0.0, 0], [-1, 1]]])
+    >>> line_angles_deg(level, steep)
+    array([45.])
+    """
+    a, b = first[:, 1] - first[:, 0], second[:, 1] - second[:, 0]
+    cross = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+    angles = np.degrees(np.arctan2(abs(cross), abs((a * b).sum(-1))))
+    angles[(a == 0).all(-1) & np.isfinite(angles)] = 90.0
+    angles[(b == 0).all(-1)] = np.nan
+    return angles
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from made_up import CLASSES, detected, video
 from rich.console import Console
 
 from sonodetr.evaluation import evaluate as module
-from sonodetr.evaluation.evaluate import evaluate, print_evaluation
+from sonodetr.evaluation.evaluate import evaluate
+from sonodetr.evaluation.tables import print_evaluation
 from sonodetr.files import InputError
 from sonodetr.predictor import Predictor
 from sonodetr.types import Labels

@@ -1,33 +1,33 @@
 """Run a model over labelled data and say how good it is, and how sure that is."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
 
 from sonodetr.data.clips import labelled_samples
 from sonodetr.data.splits import select
+from sonodetr.evaluation.instruments import Comparison, compare, instrument_figures
 from sonodetr.evaluation.matches import Matches, match
 from sonodetr.evaluation.metrics import (
     RECALL_THRESHOLDS,
+    Curve,
     average_precisions,
     curve,
     figures,
     metrics_of,
 )
 from sonodetr.evaluation.plot import plot_precision_recall
-from sonodetr.evaluation.statistics import CONFIDENCE, bootstrap_intervals
+from sonodetr.evaluation.statistics import CONFIDENCE, Weights, bootstrap_intervals
 from sonodetr.files import InputError, read_json, write_json
 from sonodetr.formats import read
 from sonodetr.predictor import Predictor, load
 from sonodetr.training.run import provenance
-from sonodetr.types import Frame, Video, frame_at
+from sonodetr.types import Detections, Frame, Video, frame_at
 
 RESAMPLES = 1000
 SplitName = Literal["all", "train", "validation", "test"]
@@ -70,51 +70,64 @@ def evaluate(
     if split != "all" and division is None:
         raise InputError(f"{model}: stores no division of data (split.json); use split 'all'")
     frames = labelled_samples(videos) if split == "all" else select(videos, division or {}, split)
-    matches = detect(predictor, videos, frames)
-    unit, unit_of_frame = _units(videos, matches.video)
-    num_units = int(unit_of_frame.max()) + 1
-    intervals = bootstrap_intervals(
-        lambda weights: figures(matches, weights[:, unit_of_frame], predictor.threshold),
-        num_units,
-        resamples=RESAMPLES,
-        seed=seed,
-    )
+    detections, threshold = detect(predictor, videos, frames), predictor.threshold
+    matches = match(videos, detections, frames)
+    instruments = compare(videos, detections, frames, threshold)
     whole = curve(matches)
     curves = {name: curve(matches, label) for label, name in enumerate(matches.class_names)}
-    used = whole.at_threshold(predictor.threshold)
     result = {
         "model": os.fspath(model),
         "data": os.fspath(data_path),
         "split": split,
-        "threshold": predictor.threshold,
+        "threshold": threshold,
         "notes": _notes(videos, frames, division),
         "figures": metrics_of(matches).to_dict(),
-        "intervals": {
-            "confidence": CONFIDENCE,
-            "unit": unit,
-            "units": num_units,
-            "resamples": RESAMPLES,
-            "figures": {name: interval.to_dict() for name, interval in intervals.items()},
-        },
-        "recordings": _by_recording(videos, matches),
+        "instruments": None if instruments is None else instruments.to_dict(),
+        "intervals": _intervals(videos, matches, instruments, threshold, seed),
+        "recordings": _by_recording(videos, matches, instruments),
         "curves": {
             "recall": RECALL_THRESHOLDS.round(2).tolist(),
-            "all": _rounded(whole.interpolated()),
-            "classes": {name: _rounded(c.interpolated()) for name, c in curves.items()},
+            "all": _interpolated(whole),
+            "classes": {name: _interpolated(own) for name, own in curves.items()},
         },
         "provenance": provenance(seed),
     }
     folder = Path(out)
     title = f"{Path(model).name} on {Path(data_path).name}, {split} ({len(frames)} frames)"
-    plot_precision_recall(
-        folder / "precision_recall.png", {"all classes": whole} | curves, used, title
-    )
+    path, used = folder / "precision_recall.png", whole.at_threshold(threshold)
+    plot_precision_recall(path, {"all classes": whole} | curves, used, title)
     write_json(folder / "evaluation.json", result)
     return result
 
 
-def _rounded(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(value) else round(float(value), 5) for value in values]
+def _intervals(
+    videos: Sequence[Video],
+    matches: Matches,
+    instruments: Comparison | None,
+    threshold: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Every figure that gets an interval, all on the same draws."""
+    unit, unit_of_frame = _units(videos, matches.video)
+    num_units = int(unit_of_frame.max()) + 1
+
+    def drawn(weights: Weights) -> Mapping[str, np.ndarray]:
+        weights = weights[:, unit_of_frame]
+        of_instruments = {} if instruments is None else instrument_figures(instruments, weights)
+        return figures(matches, weights, threshold) | of_instruments
+
+    intervals = bootstrap_intervals(drawn, num_units, resamples=RESAMPLES, seed=seed)
+    return {
+        "confidence": CONFIDENCE,
+        "unit": unit,
+        "units": num_units,
+        "resamples": RESAMPLES,
+        "figures": {name: interval.to_dict() for name, interval in intervals.items()},
+    }
+
+
+def _interpolated(own: Curve) -> list[float | None]:
+    return [None if np.isnan(value) else round(float(value), 5) for value in own.interpolated()]
 
 
 def _division(model: Path) -> dict[str, dict[str, list[int]]] | None:
@@ -135,8 +148,10 @@ def _check_classes(videos: Sequence[Video], frames: Sequence[Place], known: Sequ
         )
 
 
-def detect(predictor: Predictor, videos: Sequence[Video], frames: Sequence[Place]) -> Matches:
-    """Run a model over labelled frames, with a progress bar, and compare with the labels.
+def detect(
+    predictor: Predictor, videos: Sequence[Video], frames: Sequence[Place]
+) -> dict[tuple[str, int], Detections]:
+    """Run a model over labelled frames, with a progress bar; for `match`.
 
     Raises:
         InputError: the data has objects of a class that the model does not know.
@@ -147,7 +162,7 @@ def detect(predictor: Predictor, videos: Sequence[Video], frames: Sequence[Place
     console = Console(stderr=True)
     shown = track(found, "evaluate", total=len(frames), console=console, transient=True)
     places = [(videos[video].key, frame) for video, frame in frames]
-    return match(videos, dict(zip(places, shown, strict=True)), frames)
+    return dict(zip(places, shown, strict=True))
 
 
 def _pictures(
@@ -174,9 +189,14 @@ def _units(videos: Sequence[Video], video_of_frame: np.ndarray) -> tuple[str, np
     return unit, np.unique(names, return_inverse=True)[1]
 
 
-def _by_recording(videos: Sequence[Video], matches: Matches) -> list[dict[str, Any]]:
+def _by_recording(
+    videos: Sequence[Video], matches: Matches, instruments: Comparison | None
+) -> list[dict[str, Any]]:
+    used = np.unique(matches.video)
+    one_each = (matches.video == used[:, None]).astype(np.int64)
+    of_instruments = {} if instruments is None else instrument_figures(instruments, one_each)
     rows = []
-    for index in np.unique(matches.video):
+    for row, index in enumerate(used):
         part = matches.only(matches.video == index)
         ap = average_precisions(part)
         rows.append(
@@ -186,6 +206,7 @@ def _by_recording(videos: Sequence[Video], matches: Matches) -> list[dict[str, A
                 "objects": int(part.objects.sum()),
                 "ap": _defined(ap["ap"][0]),
                 "ap50": _defined(ap["ap50"][0]),
+                **{name: _defined(values[row]) for name, values in of_instruments.items()},
             }
         )
     return rows
@@ -217,53 +238,3 @@ def _notes(
             "split and no test of generalisation to new recordings or patients"
         )
     return notes
-
-
-_SHOWN = {
-    "AP, IoU 0.50:0.95": "ap",
-    "AP50": "ap50",
-    "AP75": "ap75",
-    "precision at recall 0.8": "precision@0.8",
-    "false positives a frame at recall 0.8": "false_positives_per_frame@0.8",
-    "precision at recall 0.9": "precision@0.9",
-    "false positives a frame at recall 0.9": "false_positives_per_frame@0.9",
-    "recall at the model's threshold": "recall",
-    "precision at the model's threshold": "precision",
-    "false positives a frame at the model's threshold": "false_positives_per_frame",
-}
-
-
-def print_evaluation(result: dict[str, Any], console: Console) -> None:
-    """Show what `evaluate` returns as tables."""
-    values, bounds = result["figures"], result["intervals"]
-    heading = f"value ({100 * bounds['confidence']:.0f}% interval by {bounds['unit']})"
-    title = f"{Path(result['model']).name} on {Path(result['data']).name}, {result['split']}"
-    table = Table("figure", heading, title=escape(title))
-    for label, name in _SHOWN.items():
-        table.add_row(label, _with_interval(bounds["figures"][name]))
-    console.print(table)
-    table = Table("class", "objects", "AP", "AP50")
-    for name, own in values["classes"].items():
-        ap, ap50 = (_with_interval(bounds["figures"][f"{f}/{name}"]) for f in ("ap", "ap50"))
-        table.add_row(escape(name), str(own["objects"]), ap, ap50)
-    console.print(table)
-    lines = [
-        f"{values['frames']} labelled frames with {values['objects']} objects; "
-        f"{_drawn(bounds)}; the model's threshold is {result['threshold']:.3f}",
-        *(f"note: {note}" for note in result["notes"]),
-    ]
-    console.print(escape("\n".join(lines)), highlight=False)
-
-
-def _drawn(bounds: dict[str, Any]) -> str:
-    if bounds["units"] < 2:
-        return f"no interval, as there is only one {bounds['unit']}"
-    return f"interval over {bounds['units']} {bounds['unit']}s"
-
-
-def _with_interval(interval: dict[str, float | None]) -> str:
-    if interval["value"] is None:
-        return "undefined"
-    if interval["low"] is None:
-        return f"{interval['value']:.3f}"
-    return f"{interval['value']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"

@@ -4,7 +4,7 @@ Frames of one recording look alike, so drawing frames would promise more than th
 is no mean over recordings either: it is counted anew from every draw.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,6 +75,36 @@ def bootstrap_intervals(
         share = len(defined) / len(values)
         intervals[name] = Interval(float(value[0]), float(low), float(high), share)
     return intervals
+
+
+def weighted_percentiles(
+    values: Float64[np.ndarray, " n"],
+    unit: Int64[np.ndarray, " n"],
+    weights: Weights,
+    percents: Sequence[float],
+) -> Float64[np.ndarray, "percents resamples"]:
+    """Percentiles of values that count as often as their unit does, for each row of weights.
+
+    The same as `np.percentile` of the values repeated so often, with its linear interpolation. What
+    is not finite is left out; NaN where nothing is left.
+
+    >>> values, unit = np.array([1.0, 5.0]), np.array([0, 1])
+    >>> weighted_percentiles(values, unit, np.array([[1, 1], [3, 1], [0, 0]]), [50.0])
+    array([[ 3.,  1., nan]])
+    """
+    rows = np.flatnonzero(np.isfinite(values))
+    rows = rows[np.argsort(values[rows], kind="stable")]
+    ordered, unit = values[rows], unit[rows]
+    result = np.full((len(percents), len(weights)), np.nan)
+    for number, weight in enumerate(weights):
+        reached = np.cumsum(weight[unit])
+        if len(reached) and reached[-1]:
+            place = (reached[-1] - 1) * np.array(percents) / 100
+            low, high = np.floor(place), np.ceil(place)
+            first = ordered[np.searchsorted(reached, low, side="right")]
+            second = ordered[np.searchsorted(reached, high, side="right")]
+            result[:, number] = first + (place - low) * (second - first)
+    return result
 
 
 def paired_differences(
