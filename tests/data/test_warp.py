@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 from pictures import blob, centroid
 
+from sonodetr.config import AugmentConfig
+from sonodetr.data.augment import random_geometry
 from sonodetr.data.warp import warp_frame, warp_labels
 from sonodetr.geometry import Letterbox, apply_affine
 from sonodetr.types import Labels, Region
@@ -115,9 +117,49 @@ def test_box_of_a_line_ends_where_the_line_leaves() -> None:
     labels = Labels.of([[20, 40, 60, 80]], [0], None, [points])
     warped = warp_labels(labels, np.eye(3), (50, 60), cropped=True)
     np.testing.assert_allclose(warped.boxes_xyxy_px, [[20, 40, 30, 50]], atol=1e-5)
-    np.testing.assert_allclose(warped.points_px[0], [[20, 40], [np.nan, np.nan]])
+    np.testing.assert_allclose(warped.points_px[0], [[20, 40], [30, 50]])  # entry: the visible end
+    mirrored = Labels.of([[20, 40, 60, 80]], [0], None, [points[::-1]])  # now the tip is cut off
+    warped = warp_labels(mirrored, np.eye(3), (50, 60), cropped=True)
+    np.testing.assert_allclose(warped.points_px[0], [[np.nan, np.nan], [20, 40]])
     shifted = np.array([[1.0, 0, 0], [0, 1, 1], [0, 0, 1]])  # 9 of 40 are left: less than a quarter
     assert len(warp_labels(labels, shifted, (50, 60), cropped=True)) == 0
+
+
+def test_line_that_goes_on_outside_the_frame() -> None:
+    """The box shows what a frame of 100 x 100 has of the needle; its entry lies far to the left."""
+    labels = Labels.of([[0, 10, 81, 60]], [0], None, [[[80, 60], [-80, -40]]])
+    for matrix, at in ((np.eye(3), lambda x: x), (np.diag([0.5, 0.5, 1]), lambda x: x / 2)):
+        warped = warp_labels(labels, matrix, (round(at(100)), round(at(100))))
+        box = [at(0), at(10), at(81), at(60)]
+        np.testing.assert_allclose(warped.boxes_xyxy_px[0], box, atol=1)
+        np.testing.assert_allclose(warped.points_px[0], [[at(80), at(60)], [0, at(10)]], atol=1e-5)
+
+
+def test_points_on_the_edge_stay_known() -> None:
+    region = Region(0, 0, 142, 102)
+    labels = Labels.of([[0, 0, 142, 102]], [0], None, [[[142, 102], [0, 0]]])
+    matrix = Letterbox.fit(region, 97, 101).matrix()
+    corners = apply_affine(matrix, labels.points_px[0])
+    assert corners.min() < 0  # by rounding
+    points = warp_labels(labels, matrix, (97, 101)).points_px[0]
+    np.testing.assert_allclose(points, corners, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(7))
+def test_tip_stays_the_tip_whatever_the_augmentation(seed: int) -> None:
+    """A bright dot at the tip, and a line of one grey level: both are where the label says."""
+    tip, entry = np.array([120.5, 130.5]), np.array([30.5, 60.5])
+    frame = blob(211, 223, *tip, sigma=4)
+    labels = Labels.of([[30, 60, 121, 131]], [0], None, [[tip, entry]])
+    random = np.random.default_rng(seed)
+    matrix = random_geometry(AugmentConfig(flip=seed % 2, shift=0.02), (211, 223), random)
+    picture = warp_frame(frame, Region(0, 0, 223, 211), matrix, (211, 223), 1)[..., 0]
+    warped = warp_labels(labels, matrix, (211, 223), cropped=True)
+    np.testing.assert_allclose(warped.points_px[0, 0], centroid(picture), atol=0.05)
+    ends = apply_affine(matrix, np.stack((tip, entry)))
+    along = warped.points_px[0, 1] - warped.points_px[0, 0]
+    assert np.sign(along[0]) == np.sign(ends[1, 0] - ends[0, 0])
+    np.testing.assert_allclose(np.cross([*along, 0], [*(ends[1] - ends[0]), 0]), 0, atol=0.1)
 
 
 def test_what_is_kept_of_a_cut_box() -> None:

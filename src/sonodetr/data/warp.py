@@ -17,6 +17,8 @@ LEAST_VISIBLE_SHARE = 0.25
 LEAST_SIDE_PX = 1.5
 # Two points that span this much of their box are the ends of a line (a needle), not landmarks.
 LINE_SHARE = 0.8
+# How far rounding may carry a point that lies on the input's edge.
+EDGE_PX = 1e-3
 
 
 def warp_frame(
@@ -85,8 +87,10 @@ def warp_labels(
     Without rotation this is exact. Where both points are known and span the box, the structure is
     the line between them, and the box is that of the visible part of the line.
 
-    Points outside the input become NaN (unknown). With `cropped` (the picture was cut at random)
-    boxes of which too little is left are dropped; without, only those that are wholly outside.
+    Points outside the input become NaN (unknown), but the entry of a line whose shaft is cut off
+    becomes the end of what is left of it: the line, and so its angle, stays known. With `cropped`
+    (the picture was cut at random) boxes of which too little is left are dropped; without, only
+    those that are wholly outside.
 
     >>> half = np.diag([0.5, 0.5, 1])
     >>> warp_labels(Labels.of([[2, 4, 6, 30]], [0]), half, (10, 10)).boxes_xyxy_px
@@ -100,19 +104,26 @@ def warp_labels(
     low, high = np.clip(centre - half, 0, limit), np.clip(centre + half, 0, limit)
     visible = (high - low).prod(1) / np.maximum(4 * half.prod(1), np.finfo(float).tiny)
 
-    for row in np.flatnonzero(_is_line(labels)):
-        ends, visible[row] = _visible_part(points[row], limit)
-        # What the box has beyond the line, such as the thickness of a shaft, stays as it is.
-        span = abs(labels.points_px[row, 0] - labels.points_px[row, 1])
-        margin = _turned((boxes[row, 2:] - boxes[row, :2] - span) / 2, matrix)
-        ends += centre[row] - points[row].mean(0)
-        low[row] = np.clip(ends.min(0) - margin, 0, limit)
-        high[row] = np.clip(ends.max(0) + margin, 0, limit)
+    # A line may go on where its box, and so the frame, has ended.
+    lines_px, _ = _visible_parts(labels.points_px, boxes[:, :2] - 1, boxes[:, 2:] + 1)
+    line = np.flatnonzero(_are_lines(lines_px, boxes))
+    whole = apply_affine(matrix, lines_px[line])
+    ends, visible[line] = _visible_parts(whole, np.zeros(2), limit)
+    # What the box has beyond the line, such as the thickness of a shaft, stays as it is.
+    beyond = boxes[line, 2:] - boxes[line, :2] - abs(lines_px[line, 0] - lines_px[line, 1])
+    margin = _turned(np.maximum(beyond, 0) / 2, matrix)
+    middle = centre[line] - whole.mean(1)
+    low[line] = np.clip(ends.min(1) + middle - margin, 0, limit)
+    high[line] = np.clip(ends.max(1) + middle + margin, 0, limit)
 
+    outside = np.any((points < -EDGE_PX) | (points > limit + EDGE_PX), axis=-1)
+    points[outside] = np.nan
+    cut = outside[line, 1] & (visible[line] > 0)
+    points[line[cut], 1] = ends[cut, 1]
+    points = np.clip(points, 0, limit)
     keep = (high > low).all(1)
     if cropped:
         keep &= (visible >= LEAST_VISIBLE_SHARE) & ((high - low).max(1) >= LEAST_SIDE_PX)
-    points[((points < 0) | (points > limit)).any(-1)] = np.nan
     return Labels(
         np.concatenate((low, high), 1).astype(np.float32)[keep],
         labels.classes[keep],
@@ -127,19 +138,21 @@ def _turned(half: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.sqrt(half**2 @ (matrix[:2, :2] ** 2).T)
 
 
-def _is_line(labels: Labels) -> np.ndarray:
-    """`[N]` whether the two points are known and span the longer side of their box."""
-    sides = labels.boxes_xyxy_px[:, 2:] - labels.boxes_xyxy_px[:, :2]
-    span = abs(labels.points_px[:, 0] - labels.points_px[:, 1])
+def _are_lines(ends: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """`[N]` whether two points are known and span the longer side of their box."""
+    sides = boxes[:, 2:] - boxes[:, :2]
     longer = np.arange(len(sides)), sides.argmax(1)
-    return span[longer] >= LINE_SHARE * sides[longer]  # False where a point is NaN
+    return abs(ends[:, 0] - ends[:, 1])[longer] >= LINE_SHARE * sides[longer]  # False where NaN
 
 
-def _visible_part(ends: np.ndarray, limit: np.ndarray) -> tuple[np.ndarray, float]:
-    """Ends of the part of a line inside 0..limit, and its share of the whole (Liang-Barsky)."""
-    along = ends[1] - ends[0]
+def _visible_parts(
+    ends: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`[N, 2, 2]` ends of what lines have within low..high, and its share (Liang-Barsky)."""
+    along = ends[:, 1] - ends[:, 0]
     along = np.where(along == 0, 1e-9, along)
-    crossings = np.stack((-ends[0], limit - ends[0])) / along
-    first = max(0.0, crossings.min(0).max())
-    last = min(1.0, crossings.max(0).min())
-    return ends[0] + along * [[first], [max(first, last)]], max(0.0, last - first)
+    crossings = np.stack((low - ends[:, 0], high - ends[:, 0])) / along
+    first = np.maximum(crossings.min(0).max(-1), 0)
+    last = np.maximum(np.minimum(crossings.max(0).min(-1), 1), first)
+    reached = np.stack((first, last), 1)[..., None]
+    return ends[:, :1] + along[:, None] * reached, last - first
