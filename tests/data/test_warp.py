@@ -137,7 +137,7 @@ def test_line_that_goes_on_outside_the_frame() -> None:
 
 def test_points_on_the_edge_stay_known() -> None:
     region = Region(0, 0, 142, 102)
-    labels = Labels.of([[0, 0, 142, 102]], [0], None, [[[142, 102], [0, 0]]])
+    labels = Labels.of([[0, 0, 142, 102]], [0], None, [[[0, 0], [142, 102]]])
     matrix = Letterbox.fit(region, 97, 101).matrix()
     corners = apply_affine(matrix, labels.points_px[0])
     assert corners.min() < 0  # by rounding
