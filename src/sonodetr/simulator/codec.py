@@ -41,7 +41,7 @@ SHIFTED = CodecRanges(0.45, 0.5, (35, 60), (26, 33))
 
 
 def draw_codec(random: np.random.Generator, ranges: CodecRanges) -> Codec:
-    """Draw a codec; always takes the same count of numbers from `random`."""
+    """Draw a codec."""
     chance = random.random()
     quality = int(random.integers(*ranges.quality, endpoint=True))
     rate_factor = int(random.integers(*ranges.rate_factor, endpoint=True))
@@ -62,7 +62,7 @@ def compress(
         case "jpeg":
             option = [cv2.IMWRITE_JPEG_QUALITY, codec.level]
             files = [cv2.imencode(".jpg", frame, option)[1] for frame in frames]
-            return np.stack([cv2.imdecode(file, cv2.IMREAD_GRAYSCALE) for file in files])
+            return np.array([cv2.imdecode(file, cv2.IMREAD_GRAYSCALE) for file in files], np.uint8)
         case "h264":
             return _h264(frames, codec.level)
     return frames
@@ -91,5 +91,5 @@ def _h264(frames: np.ndarray, rate_factor: int) -> np.ndarray:
 
 def _luma(frame: av.VideoFrame) -> np.ndarray:
     plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    rows = np.frombuffer(bytes(plane), np.uint8).reshape(-1, plane.line_size)
     return rows[: frame.height, : frame.width]

@@ -93,8 +93,8 @@ class LayoutRanges:
 
     Attributes:
         fill: share of the frame's limiting side that the picture takes.
-        cover: probability that the picture is enlarged until it leaves nothing around it, where
-            this cuts off no more than a third of its width or depth.
+        cover: probability that the picture is as large as the frame: it leaves nothing around it
+            where this cuts off no more than a third of its width or depth, else fills one side.
         crop: probability that the scanner shows only a part (zoom).
         crop_bottom: the share of the depth that is then cut off.
         crop_sides: the share of the width that is then cut off, on both sides together.
@@ -108,7 +108,7 @@ class LayoutRanges:
 
 
 STANDARD = LayoutRanges((0.7, 1.0), 0.35, 0.2, (0.0, 0.25), (0.0, 0.2))
-SHIFTED = LayoutRanges((0.55, 0.9), 0.1, 0.4, (0.1, 0.35), (0.1, 0.3))
+SHIFTED = LayoutRanges((0.6, 0.9), 0.1, 0.4, (0.1, 0.35), (0.1, 0.3))
 
 
 def place(
@@ -120,8 +120,6 @@ def place(
     mirrored: bool = False,
 ) -> Layout:
     """Draw where a probe's picture lies in a frame; its aspect is kept.
-
-    Always takes the same count of numbers from `random`.
 
     Raises:
         InputError: the frame has no pixels.
@@ -144,7 +142,7 @@ def place(
         left, right = left + spare * right_share, right - spare * (1 - right_share)
         bottom = top + height_px * mm_per_px
     else:
-        mm_per_px = max(scales) / fill
+        mm_per_px = max(scales) / (1 if covers else fill)
     return Layout(
         float(mm_per_px),
         float((width_px - (right - left) / mm_per_px) * right_share),

@@ -28,7 +28,7 @@ class Scanner:
             -0.6 to 0.4.
         grey_contrast: above 0 is an S-curve; 0 to 0.4, where the map never falls.
         speckle_reduction: 0 leaves the speckle, 1 takes all that is not structure.
-        edge_enhancement: 0 to 1, weight of an unsharp mask.
+        edge_enhancement: 0 to 1, by how much structures stand out more than they are.
         persistence: weight of the previous frames, 0 to 0.7.
         noise_db: electronic noise at the face relative to the speckle of muscle, -75 to -50; it
             belongs into the image before the gain.
@@ -74,28 +74,28 @@ class ScannerRanges:
 
 
 STANDARD = ScannerRanges(
-    gain_db=(-14.0, 6.0),
-    dynamic_range_db=(48.0, 72.0),
+    gain_db=(-13.0, 6.0),
+    dynamic_range_db=(44.0, 68.0),
     time_gain_db=5.0,
     lateral_gain_db=2.5,
-    grey_bend=(-0.5, 0.15),
-    grey_contrast=(0.0, 0.35),
-    speckle_reduction=(0.1, 0.95),
-    edge_enhancement=(0.0, 0.7),
+    grey_bend=(-0.6, 0.1),
+    grey_contrast=(0.0, 0.3),
+    speckle_reduction=(0.2, 1.0),
+    edge_enhancement=(0.0, 0.8),
     persistence=(0.0, 0.5),
     noise_db=(-75.0, -57.0),
     frame_rate_hz=(12.0, 45.0),
     mirrored=0.5,
 )
 SHIFTED = ScannerRanges(
-    gain_db=(-20.0, -8.0),
-    dynamic_range_db=(40.0, 54.0),
+    gain_db=(0.0, 9.0),
+    dynamic_range_db=(68.0, 80.0),
     time_gain_db=9.0,
     lateral_gain_db=5.0,
-    grey_bend=(-0.6, -0.2),
+    grey_bend=(0.0, 0.4),
     grey_contrast=(0.2, 0.4),
-    speckle_reduction=(0.0, 0.4),
-    edge_enhancement=(0.3, 1.0),
+    speckle_reduction=(0.0, 0.3),
+    edge_enhancement=(0.6, 1.0),
     persistence=(0.4, 0.7),
     noise_db=(-62.0, -50.0),
     frame_rate_hz=(8.0, 20.0),
@@ -104,7 +104,7 @@ SHIFTED = ScannerRanges(
 
 
 def draw_scanner(random: np.random.Generator, ranges: ScannerRanges) -> Scanner:
-    """Draw a scanner's settings; always takes the same count of numbers from `random`."""
+    """Draw a scanner's settings."""
     limit, side = ranges.time_gain_db, ranges.lateral_gain_db
     return Scanner(
         gain_db=random.uniform(*ranges.gain_db),
@@ -164,23 +164,21 @@ def _knobs(values_db: tuple[float, ...], count: int) -> np.ndarray:
 
 
 def _filtered(scanner: Scanner, level: Tensor) -> Tensor:
-    """Less speckle and sharper edges.
+    """Less speckle, stronger structures.
 
-    Speckle goes where the image varies no more than speckle does: the filter of local statistics
-    (Lee 1980, "Digital image enhancement and noise filtering by use of local statistics"), on
-    levels, where speckle is additive. The window is wider across the lines than along them, as
-    compounding from several directions would have it.
+    The filter of local statistics (Lee 1980, "Digital image enhancement and noise filtering by use
+    of local statistics") on levels, where speckle is additive: of the local variance, what exceeds
+    that of speckle is structure. The window is wider across the lines than along them, where
+    compounding from several directions smooths least.
     """
-    smooth = _blur(level, along=2, across=4)
+    smooth = _blur(level, along=2, across=6)
     detail = level - smooth
     variance = _blur(detail * detail, along=2, across=2)
     speckle = (SPECKLE_DB / scanner.dynamic_range_db) ** 2
-    kept = 1 - scanner.speckle_reduction * (speckle / (variance + speckle))
-    smooth.addcmul_(detail, kept)
-    if scanner.edge_enhancement > 0:
-        soft = _blur(smooth, along=2, across=1)
-        smooth = torch.lerp(soft, smooth, 1 + scanner.edge_enhancement)
-    return smooth.clamp_(0, 1)
+    structure = (1 - speckle / variance.clamp_min_(1e-9)).clamp_min_(0)
+    weight = structure.mul_(scanner.speckle_reduction + scanner.edge_enhancement)
+    weight += 1 - scanner.speckle_reduction
+    return smooth.addcmul_(detail, weight).clamp_(0, 1)
 
 
 def _blur(image: Tensor, along: int, across: int) -> Tensor:

@@ -10,10 +10,7 @@ from jaxtyping import Bool, UInt8
 from sonodetr.simulator import codec as codecs
 from sonodetr.simulator.codec import Codec, CodecRanges, compress, draw_codec
 from sonodetr.simulator.layout import Layout
-
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_FONT_PX = 22.0  # height of its capitals at scale 1
-_CANVAS_PX = 480  # what is drawn is drawn at least this large and then shrunk, as recordings are
+from sonodetr.simulator.pen import Pen
 
 Share = tuple[float, float]  # x and y as shares of the picture's rectangle
 
@@ -27,7 +24,7 @@ class Screen:
         ink: grey value of text and marks.
         text_height: height of capitals as a share of the frame's larger side.
         corners: lines of text in the corners "top left", "top right", "bottom left" and
-            "bottom right"; lines that would cross the picture are left out.
+            "bottom right"; lines that would cross the picture or others are left out.
         panel: grey value of a bar along the bottom of the screen, 0 for none.
         frame: grey value of thin lines around the picture, 0 for none.
         ruler: where the depth ruler stands.
@@ -145,8 +142,8 @@ def draw_screen(random: np.random.Generator, ranges: ScreenRanges) -> Screen:
         background=int(random.integers(*ranges.background)) * chance(ranges.grey_background),
         ink=int(random.integers(*ranges.ink)),
         text_height=random.uniform(*ranges.text_height),
-        corners={corner: _settings(random) for corner in corners if chance(ranges.corner)},
-        panel=int(random.integers(20, 90)) * chance(ranges.panel),
+        corners=_settings(random, [corner for corner in corners if chance(ranges.corner)]),
+        panel=int(random.integers(20, 60)) * chance(ranges.panel),
         frame=int(random.integers(40, 130)) * chance(ranges.frame),
         ruler=("right" if chance(0.7) else "left") if chance(ranges.ruler) else "none",
         fine_ruler=chance(0.5),
@@ -165,8 +162,8 @@ def draw_screen(random: np.random.Generator, ranges: ScreenRanges) -> Screen:
     )
 
 
-def _settings(random: np.random.Generator) -> tuple[str, ...]:
-    """Lines such as "Gn 52  DR 60": one or several settings a line."""
+def _settings(random: np.random.Generator, corners: list[str]) -> dict[str, tuple[str, ...]]:
+    """Lines such as "Gn 52  DR 60", one or several settings a line, dealt out to the corners."""
     number = random.integers
     items = [
         "B",
@@ -187,9 +184,12 @@ def _settings(random: np.random.Generator) -> tuple[str, ...]:
         f"{number(1, 13):02}/{number(1, 29):02}/{number(2008, 2026)}",
         f"{number(0, 24):02}:{number(0, 60):02}:{number(0, 60):02}",
     ]
-    items = random.permutation(items)[: number(1, 10)].tolist()
-    a_line = int(number(1, 5))
-    return tuple("  ".join(items[i : i + a_line]) for i in range(0, len(items), a_line))
+    items = random.permutation(items)[: number(3, len(items) + 1)].tolist()
+    dealt = {}
+    for place, corner in enumerate(corners):
+        own, a_line = items[place :: len(corners)], int(number(1, 5))
+        dealt[corner] = tuple("  ".join(own[i : i + a_line]) for i in range(0, len(own), a_line))
+    return dealt
 
 
 def _guide(random: np.random.Generator) -> tuple[Share, Share]:
@@ -223,169 +223,111 @@ def _ink(screen: Screen, mask: np.ndarray, layout: Layout) -> tuple[np.ndarray, 
     """`[H, W]` twice: what is written around the picture, and what lies over it."""
     if screen == Screen(codec=screen.codec):
         return np.zeros(mask.shape, np.uint8), np.zeros(mask.shape, np.uint8)
-    pen = _Pen(screen, mask, layout)
-    pen.surroundings()
-    pen.text()
-    pen.ruler()
-    pen.mark()
-    pen.overlays()
-    size = mask.shape[::-1]
-    return (
-        cv2.resize(pen.around, size, interpolation=cv2.INTER_AREA),
-        cv2.resize(pen.over, size, interpolation=cv2.INTER_AREA),
-    )
+    pen = Pen(mask, screen.ink, screen.text_height)
+    _surroundings(pen, screen, layout)
+    _text(pen, screen)
+    _ruler(pen, screen, layout)
+    _mark(pen, screen, layout)
+    _overlays(pen, screen, layout)
+    return pen.shrunk()
 
 
-class _Pen:
-    """Draws on two canvases, `scale` times as large as the frame; takes positions in its pixels."""
+def _surroundings(pen: Pen, screen: Screen, layout: Layout) -> None:
+    """Panel, frame lines, logo and grey bar."""
+    unit, (x0, y0, x1, y1) = pen.unit, layout.rectangle_px
+    if screen.panel and y1 + 2 * unit < pen.height:
+        top = max(y1 + unit, pen.height - 6 * unit)
+        cv2.rectangle(pen.around, pen.at(0, top), pen.at(pen.width, pen.height), screen.panel, -1)
+    if screen.frame:
+        corners = pen.at(x0 - unit, y0 - unit), pen.at(x1 + unit, y1 + unit)
+        cv2.rectangle(pen.around, *corners, screen.frame, pen.thin)
+    if screen.logo:
+        middle, (long, short) = pen.at(4 * unit, 4 * unit), (pen.length(2.5), pen.length(1.5))
+        cv2.ellipse(pen.around, middle, (long, short), 20, 0, 360, screen.ink, -1, cv2.LINE_AA)
+        cv2.ellipse(pen.around, middle, (short, short), 0, 0, 250, 0, pen.length(0.7))
+    if screen.grey_bar:
+        left = 2 * unit if screen.ruler == "right" else pen.width - 4 * unit
+        start = max(y0, 8 * unit)
+        end = max(start + unit, (y0 + 2 * y1) / 3)
+        (a, top), (b, bottom) = pen.at(left, start), pen.at(left + 2 * unit, end)
+        bar = pen.around[top:bottom, a:b]
+        bar[:] = np.linspace(255, 0, len(bar)).astype(np.uint8)[:, None]
 
-    def __init__(self, screen: Screen, mask: np.ndarray, layout: Layout) -> None:
-        self.screen, self.mask, self.layout = screen, mask, layout
-        self.height, self.width = mask.shape
-        side = max(mask.shape)
-        self.scale = max(1, round(_CANVAS_PX / side))
-        self.unit = side / 100  # hundredths of the frame's larger side, in which marks are measured
-        self.around, self.over = np.zeros(
-            (2, self.height * self.scale, self.width * self.scale), np.uint8
-        )
 
-    def at(self, x: float, y: float) -> tuple[int, int]:
-        """Position on the canvas."""
-        return round(x * self.scale), round(y * self.scale)
+def _text(pen: Pen, screen: Screen) -> None:
+    """Lines of text in the corners."""
+    step = 1.7 * pen.text_px
+    for corner, lines in screen.corners.items():
+        first = 1.5 * step if corner.startswith("top") else pen.height - step * len(lines)
+        first += 8 * pen.unit * (screen.logo and corner == "top left")
+        boxes = []
+        for number, text in enumerate(lines):
+            right = pen.width - pen.unit - pen.text_width(text)
+            x = pen.unit if corner.endswith("left") else right
+            boxes.append(pen.write(text, x, first + number * step))
+        for box in boxes:
+            box[:] = True
 
-    def size(self, units: float) -> int:
-        """Length on the canvas, at least one pixel."""
-        return max(1, round(units * self.unit * self.scale))
 
-    def line(self, canvas: np.ndarray, x0: float, y0: float, x1: float, y1: float) -> None:
-        thick = max(1, self.scale // 2)
-        cv2.line(canvas, self.at(x0, y0), self.at(x1, y1), self.screen.ink, thick, cv2.LINE_AA)
+def _ruler(pen: Pen, screen: Screen, layout: Layout) -> None:
+    """Ticks by depth, numbers where they have room, and the marker of the focus."""
+    if screen.ruler == "none":
+        return
+    unit, (x0, y0, x1, y1) = pen.unit, layout.rectangle_px
+    out = 1 if screen.ruler == "right" else -1
+    # Beside the picture; where that leaves the frame, over its edge.
+    start = float(np.clip(x1 + unit if out > 0 else x0 - unit, 2 * unit, pen.width - 2 * unit))
+    step_mm, long = (5, 2) if screen.fine_ruler and layout.bottom_mm < 100 else (10, 5)
+    for number in range(int(layout.bottom_mm // step_mm) + 1):
+        y = layout.top_px + (number * step_mm - layout.top_mm) / layout.mm_per_px
+        if y0 <= y <= y1:
+            pen.line(start, y, start + out * unit * (1.8 if number % long == 0 else 0.9), y)
+            if number % long == 0 and number:
+                text = str(number * step_mm // 10)
+                near = start + out * 2.5 * unit - pen.text_width(text) * (out < 0)
+                pen.write(text, near, y + pen.text_px / 2)
+    if screen.focus is not None:
+        y = y0 + screen.focus * (y1 - y0)
+        base = start + out * 1.8 * unit
+        pen.polygon([(start, y), (base, y - unit), (base, y + unit)])
 
-    def write(self, text: str, x: float, y: float) -> None:
-        """Text with its lower left corner at (x, y), unless it would cross the picture."""
-        size = self.screen.text_height * max(self.mask.shape)
-        width = self.text_width(text)
-        top, left = max(0, int(y - 1.2 * size)), max(0, int(x - 1))
-        if not self.mask[top : int(y + 0.4 * size) + 1, left : int(x + width) + 2].any():
-            scale = size * self.scale / _FONT_PX
-            args = (_FONT, scale, self.screen.ink, max(1, round(scale)), cv2.LINE_AA)
-            cv2.putText(self.around, text, self.at(x, y), *args)
 
-    def text_width(self, text: str) -> float:
-        scale = self.screen.text_height * max(self.mask.shape) * self.scale / _FONT_PX
-        return cv2.getTextSize(text, _FONT, scale, max(1, round(scale)))[0][0] / self.scale
+def _mark(pen: Pen, screen: Screen, layout: Layout) -> None:
+    """The mark of the probe's orientation, beside the end of its face."""
+    if screen.mark == "none" or not pen.mask.any():
+        return
+    unit, top = pen.unit, int(pen.mask.any(1).argmax())
+    face = np.flatnonzero(pen.mask[top])
+    x = face[-1] + 2.5 * unit if layout.mirrored else face[0] - 2.5 * unit
+    x, y = float(np.clip(x, 2 * unit, pen.width - 2 * unit)), max(top + unit, 2.5 * unit)
+    match screen.mark:
+        case "dot":
+            pen.circle(x, y, 1.2)
+        case "ring":
+            pen.circle(x, y, 1.2, filled=False)
+        case "bar":
+            pen.line(x, y - 1.5 * unit, x, y + 1.5 * unit)
+        case "letter":
+            pen.write("V", x - unit, y + unit)
 
-    def surroundings(self) -> None:
-        """Panel, frame lines, logo and grey bar."""
-        screen, unit = self.screen, self.unit
-        x0, y0, x1, y1 = self.layout.rectangle_px
-        if screen.panel and y1 + 2 * unit < self.height:
-            top = max(y1 + unit, self.height - 6 * unit)
-            corner = self.at(self.width, self.height)
-            cv2.rectangle(self.around, self.at(0, top), corner, screen.panel, -1)
-        if screen.frame:
-            corners = self.at(x0 - unit, y0 - unit), self.at(x1 + unit, y1 + unit)
-            cv2.rectangle(self.around, *corners, screen.frame, max(1, self.scale // 2))
-        if screen.logo:
-            middle, axes = self.at(4 * unit, 4 * unit), (self.size(2.5), self.size(1.5))
-            cv2.ellipse(self.around, middle, axes, 20, 0, 360, screen.ink, -1, cv2.LINE_AA)
-            cv2.ellipse(self.around, middle, (axes[1], axes[1]), 0, 0, 250, 0, self.size(0.7))
-        if screen.grey_bar:
-            left = 2 * unit if screen.ruler == "right" else self.width - 4 * unit
-            (a, top), (b, bottom) = self.at(left, y0), self.at(left + 2 * unit, (y0 + 2 * y1) / 3)
-            grey = np.linspace(255, 0, max(1, bottom - top)).astype(np.uint8)
-            self.around[top:bottom, a:b] = grey[:, None][: self.around.shape[0] - top]
 
-    def text(self) -> None:
-        """Lines of text in the corners."""
-        step = 1.7 * self.screen.text_height * max(self.mask.shape)
-        for corner, lines in self.screen.corners.items():
-            first = 1.5 * step if corner.startswith("top") else self.height - step * len(lines)
-            first += step * 3 * (self.screen.logo and corner == "top left")
-            for number, text in enumerate(lines):
-                right = self.width - self.unit - self.text_width(text)
-                x = self.unit if corner.endswith("left") else right
-                self.write(text, x, first + number * step)
+def _overlays(pen: Pen, screen: Screen, layout: Layout) -> None:
+    """Calipers, needle guide and cursor, which may lie over the picture."""
+    x0, y0, x1, y1 = layout.rectangle_px
 
-    def ruler(self) -> None:
-        """Ticks by depth, numbers where they have room, and the marker of the focus."""
-        screen, layout, unit = self.screen, self.layout, self.unit
-        if screen.ruler == "none":
-            return
-        x0, y0, x1, y1 = layout.rectangle_px
-        out = 1 if screen.ruler == "right" else -1
-        # Beside the picture; where that leaves the frame, over its edge.
-        start = float(np.clip(x1 + unit if out > 0 else x0 - unit, 2 * unit, self.width - 2 * unit))
-        fine = screen.fine_ruler and layout.bottom_mm < 100
-        step_mm, long = (5, 2) if fine else (10, 5)
-        for number in range(int(layout.bottom_mm // step_mm) + 1):
-            y = layout.top_px + (number * step_mm - layout.top_mm) / layout.mm_per_px
-            if y0 <= y <= y1:
-                length = (1.8 if number % long == 0 else 0.9) * unit
-                self.line(self.over, start, y, start + out * length, y)
-                if number % long == 0 and number:
-                    text = str(number * step_mm // 10)
-                    near = start + out * 2.5 * unit
-                    near -= self.text_width(text) * (out < 0)
-                    self.write(text, near, y + screen.text_height * self.height / 2)
-        if screen.focus is not None:
-            y = y0 + screen.focus * (y1 - y0)
-            points = [(start, y), (start + out * 1.8 * unit, y - unit)]
-            points.append((points[1][0], y + unit))
-            marker = np.array([self.at(*point) for point in points])
-            cv2.fillPoly(self.over, [marker], screen.ink, cv2.LINE_AA)
+    def place(share: Share) -> tuple[float, float]:
+        return x0 + share[0] * (x1 - x0), y0 + share[1] * (y1 - y0)
 
-    def mark(self) -> None:
-        """The mark of the probe's orientation, beside the end of its face."""
-        if self.screen.mark == "none" or not self.mask.any():
-            return
-        y = int(self.mask.any(1).argmax())
-        face = np.flatnonzero(self.mask[min(y + 1, self.height - 1)])
-        if not len(face):
-            return
-        out = 1 if self.layout.mirrored else -1
-        x = (face[-1] if out > 0 else face[0]) + out * 2.5 * self.unit
-        x = float(np.clip(x, 2 * self.unit, self.width - 2 * self.unit))
-        y_px = max(y + self.unit, 2.5 * self.unit)
-        radius, ink = self.size(1.2), self.screen.ink
-        match self.screen.mark:
-            case "dot":
-                cv2.circle(self.over, self.at(x, y_px), radius, ink, -1, cv2.LINE_AA)
-            case "ring":
-                thick = max(1, radius // 3)
-                cv2.circle(self.over, self.at(x, y_px), radius, ink, thick, cv2.LINE_AA)
-            case "bar":
-                self.line(self.over, x, y_px - 1.5 * self.unit, x, y_px + 1.5 * self.unit)
-            case _:
-                self.write("V", x - self.unit, y_px + self.unit)
-
-    def overlays(self) -> None:
-        """Calipers, needle guide and cursor, which may lie over the picture."""
-        x0, y0, x1, y1 = self.layout.rectangle_px
-
-        def place(share: Share) -> tuple[float, float]:
-            return x0 + share[0] * (x1 - x0), y0 + share[1] * (y1 - y0)
-
-        ends = [place(share) for share in self.screen.calipers]
-        arm = 1.2 * self.unit
-        for x, y in ends:
-            self.line(self.over, x - arm, y, x + arm, y)
-            self.line(self.over, x, y - arm, x, y + arm)
-        for first, second in zip(ends[::2], ends[1::2], strict=True):
-            self.dots(first, second)
-        if self.screen.guide:
-            first, second = (place(share) for share in self.screen.guide)
-            self.dots(first, second)
-        if self.screen.cursor:
-            x, y = place(self.screen.cursor)
-            shape = np.array([(0, 0), (0, 4), (1, 3), (2.6, 3)]) * self.unit + (x, y)
-            arrow = np.array([self.at(*point) for point in shape])
-            cv2.fillPoly(self.over, [arrow], self.screen.ink, cv2.LINE_AA)
-
-    def dots(self, first: tuple[float, float], second: tuple[float, float]) -> None:
-        """A dotted straight line."""
-        start, end = np.array(first), np.array(second)
-        count = int(np.hypot(*(end - start)) / (1.8 * self.unit)) + 2
-        for share in np.linspace(0, 1, count):
-            spot = self.at(*(start + share * (end - start)))
-            cv2.circle(self.over, spot, self.size(0.25), self.screen.ink, -1, cv2.LINE_AA)
+    ends = [place(share) for share in screen.calipers]
+    arm = 1.2 * pen.unit
+    for x, y in ends:
+        pen.line(x - arm, y, x + arm, y)
+        pen.line(x, y - arm, x, y + arm)
+    for first, second in zip(ends[::2], ends[1::2], strict=True):
+        pen.dots(first, second)
+    if screen.guide:
+        pen.dots(place(screen.guide[0]), place(screen.guide[1]))
+    if screen.cursor:
+        x, y = place(screen.cursor)
+        shape = np.array([(0, 0), (0, 4), (1, 3), (2.6, 3)]) * pen.unit + (x, y)
+        pen.polygon(shape.tolist())
