@@ -10,7 +10,8 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FONT_PX = 22.0  # height of its capitals at scale 1
 _CANVAS_PX = 480  # drawn about this large or larger and then shrunk, as recordings of screens are
 
-Point = tuple[float, float]
+Number = float | int
+Point = tuple[Number, Number]
 
 
 class Pen:
@@ -48,11 +49,11 @@ class Pen:
         over = cv2.resize(self.over, size, interpolation=cv2.INTER_AREA)
         return np.where(self.mask, np.uint8(0), around), over
 
-    def at(self, x: float, y: float) -> tuple[int, int]:
-        """Position on the canvas."""
-        return round(x * self.scale), round(y * self.scale)
+    def at(self, x: Number, y: Number) -> tuple[int, int]:
+        """The canvas's pixel whose centre is nearest."""
+        return round(x * self.scale - 0.5), round(y * self.scale - 0.5)
 
-    def length(self, units: float) -> int:
+    def length(self, units: Number) -> int:
         """Length on the canvas, at least one pixel."""
         return max(1, round(units * self.unit * self.scale))
 
@@ -61,7 +62,7 @@ class Pen:
         size, _ = cv2.getTextSize(text, _FONT, self._font_scale, self._font_thickness)
         return size[0] / self.scale
 
-    def write(self, text: str, x: float, y: float) -> Bool[np.ndarray, "rows columns"]:
+    def write(self, text: str, x: Number, y: Number) -> Bool[np.ndarray, "rows columns"]:
         """Text with its lower left corner at (x, y), unless it would cross what is taken.
 
         Returns its part of `taken`, for the caller to take.
@@ -74,17 +75,17 @@ class Pen:
             cv2.putText(self.around, text, self.at(x, y), _FONT, *style)
         return box
 
-    def line(self, x0: float, y0: float, x1: float, y1: float) -> None:
+    def line(self, x0: Number, y0: Number, x1: Number, y1: Number) -> None:
         """A thin line."""
         cv2.line(self.over, self.at(x0, y0), self.at(x1, y1), self.ink, self.thin, cv2.LINE_AA)
 
-    def circle(self, x: float, y: float, units: float, *, filled: bool = True) -> None:
+    def circle(self, x: Number, y: Number, units: Number, *, filled: bool = True) -> None:
         """A disc or a ring."""
         radius = self.length(units)
         thickness = -1 if filled else max(1, radius // 3)
         cv2.circle(self.over, self.at(x, y), radius, self.ink, thickness, cv2.LINE_AA)
 
-    def polygon(self, points: Iterable[Iterable[float]]) -> None:
+    def polygon(self, points: Iterable[Iterable[Number]]) -> None:
         """A filled polygon."""
         corners = np.array([self.at(x, y) for x, y in points])
         cv2.fillPoly(self.over, [corners], self.ink, cv2.LINE_AA)
