@@ -9,6 +9,7 @@ from sonodetr.geometry import (
     apply_affine,
     box_iou,
     cxcywh_from_xyxy,
+    line_angles_deg,
     warp_matrix_for_pixels,
     xyxy_from_cxcywh,
 )
@@ -85,3 +86,26 @@ def test_opencv_counts_from_pixel_centres(scale):
     """Enlarged by s, the centre 0.5 of the first pixel comes to 0.5 s: pixel 0.5 s - 0.5."""
     matrix = warp_matrix_for_pixels(np.diag([scale, scale, 1.0]))
     np.testing.assert_allclose(matrix @ [0, 0, 1], [0.5 * scale - 0.5, 0.5 * scale - 0.5, 1])
+
+
+@pytest.mark.parametrize(
+    ("first_deg", "second_deg", "between_deg"),
+    [(0, 0, 0), (0, 90, 90), (1, 179, 2), (0, 180, 0), (89, -89, 2), (10, 55, 45), (10, 235, 45)],
+)
+def test_angle_between_lines_has_no_direction(first_deg, second_deg, between_deg):
+    def line(degrees, length):
+        angle = np.deg2rad(degrees)
+        start = np.array([3.0, 5.0])
+        return np.stack((start, start + length * np.array([np.cos(angle), np.sin(angle)])))[None]
+
+    first, second = line(first_deg, 7), line(second_deg, 11)
+    for pair in ((first, second), (second, first), (first[:, ::-1], second)):
+        np.testing.assert_allclose(line_angles_deg(*pair), between_deg, atol=1e-6)
+
+
+def test_angle_of_what_is_no_line():
+    line, point = np.array([[[0.0, 0], [3, 4]]]), np.array([[[2.0, 2], [2, 2]]])
+    assert line_angles_deg(point, line).tolist() == [90]  # found, but points nowhere
+    assert np.isnan(line_angles_deg(line, point))
+    assert np.isnan(line_angles_deg(line * np.nan, line))
+    assert np.isnan(line_angles_deg(line, line * np.nan))

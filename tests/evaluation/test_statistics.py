@@ -5,7 +5,12 @@ from made_up import make_up
 
 from sonodetr.evaluation.matches import match
 from sonodetr.evaluation.metrics import figures
-from sonodetr.evaluation.statistics import bootstrap_intervals, draw, paired_differences
+from sonodetr.evaluation.statistics import (
+    bootstrap_intervals,
+    draw,
+    paired_differences,
+    weighted_percentiles,
+)
 
 
 def mean_of(values):
@@ -90,3 +95,18 @@ def test_same_seed_same_interval():
     assert once["ap"] == again["ap"] != other["ap"]
     assert once["ap"].low < once["ap"].value < once["ap"].high
     assert np.isnan(once["ap/needle"].value)
+
+
+def test_weighted_percentiles_equal_those_of_copies():
+    random = np.random.default_rng(2)
+    values, unit = random.normal(0, 1, 31), random.integers(0, 7, 31)
+    values[:3] = np.nan, np.inf, values[4]
+    weights = draw(7, 53, seed=0)
+    percents = (0.0, 13.0, 50.0, 95.0, 100.0)
+    ours = weighted_percentiles(values, unit, weights, percents)
+    known = np.isfinite(values)
+    for row, weight in enumerate(weights):
+        copies = np.repeat(values[known], weight[unit[known]])
+        np.testing.assert_allclose(ours[:, row], np.percentile(copies, percents), atol=1e-12)
+    nothing = weighted_percentiles(np.array([np.nan]), np.array([0]), weights, percents)
+    assert np.isnan(nothing).all()

@@ -140,6 +140,8 @@ def test_every_field_of_a_still(folder: Path) -> None:
     content["images"][1] |= {"patient_id": "b"}
     content["annotations"][0] |= {"iscrowd": 1, "keypoints": [4, 5, 2, 6.5, 7, 0, 1, 1, 2]}
     content["annotations"][1] |= {"category_id": 3, "track_id": 13, "bbox": [-0.5, 0, 18, 11.5]}
+    # What a simulator may say besides is not looked at.
+    content["annotations"][0] |= {"tip_contrast_db": None, "shaft_contrast_db": 7.5, "visible": "x"}
     first, second = read_coco(write(folder, content))
     assert first.classes == second.classes == ("nerve", "vessel")
     assert (first.key, first.patient, first.spacing_mm) == ("1.png", "5", Spacing(0.25, 0.5))
