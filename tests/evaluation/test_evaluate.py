@@ -123,6 +123,73 @@ def test_table(stills, oracle, tmp_path):
         assert words in text
 
 
+class NeedleOracle(Oracle):
+    """Knows the needle of every picture but the darkest, its tip 3 px across and 4 px down off."""
+
+    class_names = ("needle",)
+
+    def predict_frames(self, frames, *, threshold):
+        for frame in frames:
+            known = int(frame.pixels.flat[0]) > 0
+            one = detected([[10, 10, 50, 40]] * known, [0.9] * known, [0] * known, ("needle",))
+            points = np.float32([[[53, 44], [10, 10]]] * known)
+            yield replace(one, points_px=points.reshape(-1, 2, 2))
+
+
+@pytest.fixture
+def needles(tmp_path):
+    """Two recordings of three pictures at 10 Hz with a needle each; the last picture is empty."""
+    document = {"images": [], "annotations": [], "videos": [], "categories": []}
+    document["categories"].append({"id": 1, "name": "needle"})
+    for number in range(6):
+        name, video_id, frame = f"{number}.png", number // 3, number % 3
+        cv2.imwrite(str(tmp_path / name), np.full((53, 71), frame, np.uint8))
+        document["images"].append(
+            {"id": number, "file_name": name, "video_id": video_id, "frame_id": frame}
+        )
+        label = {"id": number, "image_id": number, "category_id": 1, "bbox": [10, 10, 40, 30]}
+        if number < 5:
+            label |= {"keypoints": [50, 40, 2, 10, 10, 2], "tip_contrast_db": 3.5, "visible": True}
+            document["annotations"].append(label)
+    for key in range(2):
+        spacing = {"spacing_mm": [1.0, 1.0]} if key == 0 else {}
+        document["videos"].append({"id": key, "name": f"clip{key}", "fps": 10, **spacing})
+    path = tmp_path / "needles.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_instruments(needles, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "load", lambda model, threads=0: NeedleOracle())
+    result = evaluate("oracle", needles, out=tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == result
+    assert result["instruments"]["all"] == {
+        "objects": 5, "tips": 3, "instruments": 2, "never_detected": 0, "pairs": 3,
+        "empty_frames": 1,
+    }  # fmt: skip
+    figures = result["intervals"]["figures"]
+    assert figures["tip_error_median_mm"]["value"] == pytest.approx(5)
+    assert figures["tip_error_median_mm/needle"] == figures["tip_error_median_mm"]
+    assert figures["detected"]["value"] == pytest.approx(3 / 5)
+    assert figures["first_detection_median_s"]["value"] == pytest.approx(0.1)
+    assert figures["false_detections_per_empty_frame"]["value"] == 1
+    first, second = result["recordings"]
+    assert (first["detected"], second["detected"]) == pytest.approx((2 / 3, 1 / 2))
+    assert (first["flicker_per_s"], second["flicker_per_s"]) == pytest.approx((5, 10))
+    assert second["tip_error_median_mm"] is None
+
+    console = Console(file=io.StringIO(), width=100)
+    print_evaluation(result, console)
+    text = console.file.getvalue()
+    assert "tip error, median (mm)" in text
+    assert "5.000 (5.000 to 5.000)" in text
+    assert "tip errors leave out recordings without a pixel spacing (1)" in text
+
+
+def test_a_model_without_points_has_no_instruments(stills, oracle, tmp_path):
+    assert evaluate("oracle", stills, out=tmp_path / "out")["instruments"] is None
+
+
 def test_stored_split(stills, oracle, tmp_path):
     run = tmp_path / "run"
     run.mkdir()

@@ -49,40 +49,42 @@ def print_evaluation(result: dict[str, Any], console: Console) -> None:
         ap, ap50 = (_with_interval(bounds["figures"][f"{f}/{name}"]) for f in ("ap", "ap50"))
         table.add_row(escape(name), str(own["objects"]), ap, ap50)
     console.print(table)
-    if result["instruments"] is not None:
-        _print_instruments(result["instruments"], bounds["figures"], console)
     lines = [
         f"{values['frames']} labelled frames with {values['objects']} objects; "
         f"{_drawn(bounds)}; the model's threshold is {result['threshold']:.3f}",
         *(f"note: {note}" for note in result["notes"]),
     ]
+    if result["instruments"] is not None:
+        console.print(_instrument_table(result["instruments"], bounds["figures"]))
+        lines += _instrument_lines(result["instruments"])
     console.print(escape("\n".join(lines)), highlight=False)
 
 
-def _print_instruments(
-    instruments: dict[str, Any], intervals: dict[str, Any], console: Console
-) -> None:
+def _instrument_table(instruments: dict[str, Any], intervals: dict[str, Any]) -> Table:
     """One column for all instruments, and one for each class if there are several."""
     unit, names = instruments["tip_unit"], list(instruments["classes"])
-    columns = {"all": ""} | {name: f"/{name}" for name in names}
+    columns = [("all", ""), *((name, f"/{name}") for name in names)]
     if len(names) == 1:
-        columns = {names[0]: ""}
-    title = "at the model's threshold"
-    table = Table("instruments", *map(escape, columns), title=title)
-    for label, figure in _INSTRUMENTS.items():
-        keys = [figure.format(unit=unit) + end for end in columns.values()]
-        table.add_row(label.format(unit=unit), *(_with_interval(intervals[key]) for key in keys))
-    console.print(table)
+        columns = [(names[0], "")]
+    table = Table("at the model's threshold", *(escape(heading) for heading, _ in columns))
+    for label, name in _INSTRUMENTS.items():
+        figure = name.format(unit=unit)
+        cells = (_with_interval(intervals[figure + end]) for _, end in columns)
+        table.add_row(label.format(unit=unit), *cells)
+    return table
+
+
+def _instrument_lines(instruments: dict[str, Any]) -> list[str]:
     counts, lacking = instruments["all"], instruments["recordings_without_spacing"]
     lines = [
-        f"{counts['objects']} instruments in labelled frames, {counts['tips']} with a known tip; "
+        f"{counts['objects']} labelled instruments, {counts['tips']} with a tip to measure; "
         f"{counts['never_detected']} of {counts['instruments']} in recordings are never detected"
     ]
-    if unit == "px":
+    if instruments["tip_unit"] == "px":
         lines.append("note: no recording has a pixel spacing: tip errors are in pixels, not mm")
     elif lacking:
-        lines.append(f"note: tip errors leave out {lacking} recordings without a pixel spacing")
-    console.print(escape("\n".join(lines)), highlight=False)
+        lines.append(f"note: tip errors leave out recordings without a pixel spacing ({lacking})")
+    return lines
 
 
 def _drawn(bounds: dict[str, Any]) -> str:
