@@ -7,12 +7,14 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32
 
+from sonodetr.simulator.beam import TYPICAL_ATTENUATION_DB_CM_MHZ
 from sonodetr.simulator.probe import Probe
 from sonodetr.simulator.tissue import Pulsator, Reflectors, Tissue
 
 Range = tuple[float, float]
 # How far the probe may slide over the tissue before the maps end.
 MARGIN_X_MM, MARGIN_Z_MM = 9.0, 5.0
+_STRAND_POINTS = 9_000  # strands leave off here, so that larger surfaces still find room
 _CELLS = 350  # along the longer side of the maps, which is about what a probe resolves
 _COLUMNS = (
     "x_mm",
@@ -149,7 +151,7 @@ class Canvas:
         angle = np.linspace(0, 2 * math.pi, 72, endpoint=False)
         orders = np.arange(2, 6)
         phases = self.random.uniform(0, 2 * math.pi, 4)
-        sizes = self.random.normal(0, 1, 4) * uneven * np.sqrt(2 / orders)
+        sizes = self.random.normal(0, 1, 4) * uneven * 2 / orders
         radius = 1 + np.clip(np.cos(orders * angle[:, None] + phases) @ sizes, -0.6, 1.0)
         across, down = radii_mm[0] * radius * np.cos(angle), radii_mm[1] * radius * np.sin(angle)
         tilt = math.radians(tilt_deg)
@@ -208,6 +210,19 @@ class Canvas:
         """Fill an outline evenly."""
         self.paint(self.patch(outline_mm, soft_mm), echo_db, attenuation)
 
+    def clear(self, outline_mm: np.ndarray) -> None:
+        """Take away the surfaces inside an outline, before something else is drawn there."""
+        patch = self.patch(outline_mm, 0.0)
+        if patch is None or not self._points:
+            return
+        points = np.concatenate(self._points, 1)
+        columns = ((points[0] - self.left_mm) / self.spacing_mm).astype(int) - patch.columns.start
+        rows = ((points[1] - self.top_mm) / self.spacing_mm).astype(int) - patch.rows.start
+        height, width = patch.weight.shape
+        near = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        inside = patch.weight[rows * near, columns * near] * near > 0.5
+        self._points = [points[:, ~inside]]
+
     def line(
         self,
         x_mm: np.ndarray,
@@ -215,6 +230,7 @@ class Canvas:
         level_db: float | np.ndarray,
         law_deg: float,
         rough: float = 0.0,
+        thick_mm: float = 0.0,
     ) -> None:
         """A reflecting surface along a line; `rough` 0 (one phase) to 1 (any phase)."""
         along = np.concatenate([[0], np.cumsum(np.hypot(np.diff(x_mm), np.diff(z_mm)))])
@@ -230,7 +246,25 @@ class Canvas:
         phase = self.random.uniform(0, 2 * math.pi) + rough * self.random.uniform(
             -math.pi, math.pi, count
         )
-        self._keep(x, z, step, np.interp(at, along, level), normal, law_deg, phase)
+        z = z + thick_mm * self.random.uniform(-0.5, 0.5, count)
+        # Echoes of random phase cancel in part; a rough surface is not darker for it.
+        shades = np.interp(at, along, level) + 6 * rough
+        self._keep(x, z, step, shades, normal, law_deg, phase)
+
+    def rim(
+        self,
+        outline_mm: np.ndarray,
+        level_db: float,
+        law_deg: float,
+        rough: float = 0.0,
+        thick_mm: float = 0.0,
+        uneven_db: float = 2.0,
+    ) -> None:
+        """A reflecting surface all round an outline `[n, 2]`, its level uneven by some dB."""
+        x, z = np.concatenate([outline_mm, outline_mm[:1]]).T
+        along = np.concatenate([[0], np.cumsum(np.hypot(np.diff(x), np.diff(z)))])
+        level = level_db + uneven_db * self.wave(along, along[-1] / 15)
+        self.line(x, z, level, law_deg, rough, thick_mm)
 
     def strands(
         self,
@@ -243,17 +277,21 @@ class Canvas:
     ) -> None:
         """Many short, slightly curved lines `[n]` that fade at their ends, by their middles."""
         pieces = np.ceil(length_mm / self.step_mm).astype(int) + 1
+        room = _STRAND_POINTS - sum(points.shape[1] for points in self._points)
+        pieces[np.cumsum(pieces) > room] = 0
         which = np.repeat(np.arange(len(x_mm)), pieces)
         first = np.cumsum(pieces) - pieces
         part = (np.arange(len(which)) - first[which]) / np.maximum(pieces - 1, 1)[which] - 0.5
         along = part * length_mm[which]
         curve = (self.random.normal(0, 0.25, len(x_mm)) / np.maximum(length_mm, 1))[which]
         angle = np.radians(angle_deg)[which]
+        thick = self.random.uniform(0.0, 2.0, len(x_mm)) * self.probe.pulse_mm
         across = curve * along**2
+        spread = thick[which] * self.random.uniform(-0.5, 0.5, len(which))
         phase = self.random.uniform(0, 2 * math.pi, len(x_mm))[which]
         self._keep(
             x_mm[which] + along * np.cos(angle) - across * np.sin(angle),
-            z_mm[which] + along * np.sin(angle) + across * np.cos(angle),
+            z_mm[which] + along * np.sin(angle) + across * np.cos(angle) + spread,
             (length_mm / np.maximum(pieces - 1, 1))[which],
             level_db[which] - 12 * (2 * part) ** 4,
             -np.degrees(angle + np.arctan(2 * curve * along)),
@@ -288,11 +326,24 @@ class Canvas:
         self._taken.append((x_mm, z_mm, radius_mm))
         return True
 
+    def evened(self, attenuation: float) -> float:
+        """An attenuation no farther from typical tissue's than 20 dB at the bottom.
+
+        Time-gain compensation is reckoned for typical tissue; before an even phantom or water
+        people turn it down, which this stands for.
+        """
+        limit = 20 / (2 * self.probe.frequency_mhz * self.probe.depth_mm / 10)
+        typical = TYPICAL_ATTENUATION_DB_CM_MHZ
+        return float(np.clip(attenuation, max(0.0, typical - limit), typical + limit))
+
     def finish(self, shear: tuple[float, float]) -> Tissue:
         """The drawn tissue, no region of it uniformly grey."""
         size_mm = 2 * self.probe.half_width_mm
-        for scale_mm, level_db in ((size_mm / 3, 1.5), (size_mm / 9, 1.2), (size_mm / 30, 0.8)):
+        for scale_mm, level_db in ((size_mm / 3, 2.0), (size_mm / 9, 1.6), (size_mm / 30, 1.0)):
             self.echo_db += level_db * self.noise(scale_mm, scale_mm)
+        # Uneven losses streak a picture with brighter and darker columns.
+        uneven = 0.12 * self.noise(size_mm / 6, self.probe.depth_mm / 3)
+        self.attenuation *= np.clip(1 + uneven, 0.8, 1.25)
         points = np.concatenate([np.zeros((7, 0), np.float32), *self._points], 1)
         return Tissue(
             self.spacing_mm,

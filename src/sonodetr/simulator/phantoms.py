@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from sonodetr.simulator import structures
+from sonodetr.simulator import layers, structures
 from sonodetr.simulator.anatomy_ranges import AnatomyRanges
 from sonodetr.simulator.canvas import Canvas
 
@@ -30,9 +30,9 @@ def gel_block(canvas: Canvas, ranges: AnatomyRanges) -> None:
     patch = canvas.patch(canvas.below(canvas.interface(-60.0, 0.0)))
     if patch is not None:
         level = canvas.uniform(ranges.gel_db) + canvas.uniform((0, 1.2)) * canvas.noise(2, 2, patch)
-        canvas.paint(patch, level, canvas.uniform(ranges.gel_attenuation))
+        canvas.paint(patch, level, canvas.evened(canvas.uniform(ranges.gel_attenuation)))
     if canvas.chance(0.35):
-        structures.skin(canvas, ranges)
+        layers.skin(canvas, ranges)
     if canvas.chance(0.4):
         floor(canvas, canvas.uniform((0.6, 0.97)) * canvas.probe.depth_mm)
 
@@ -41,7 +41,8 @@ def floor(canvas: Canvas, depth_mm: float) -> None:
     """The bottom of a container or block: a straight mirror, with copies of itself beneath."""
     z = depth_mm + canvas.uniform((-0.08, 0.08)) * canvas.x_mm
     level = canvas.uniform((22, 36))
-    canvas.fill(canvas.below(z), _WATER_DB + 15, 0.3)
+    canvas.clear(canvas.below(z))
+    canvas.fill(canvas.below(z), _WATER_DB + 15, 0.6)
     canvas.line(canvas.x_mm, z, level, canvas.uniform((6, 12)), 0.05)
     gap = canvas.uniform((1.0, 4.0))
     for order in range(1, 1 + canvas.random.integers(0, 5)):
@@ -72,11 +73,10 @@ def tubes(canvas: Canvas, ranges: AnatomyRanges) -> None:
 
 def ring(canvas: Canvas, outline_mm: np.ndarray, fluid_db: float, wall_db: float) -> None:
     """A closed smooth wall filled with fluid."""
-    canvas.fill(outline_mm, fluid_db, _WATER_ATTENUATION, 0.12)
+    canvas.clear(outline_mm)
+    canvas.fill(outline_mm, fluid_db, canvas.evened(_WATER_ATTENUATION), 0.12)
     if wall_db > -100:
-        closed = np.concatenate([outline_mm, outline_mm[:1]])
-        level = wall_db + 1.5 * canvas.wave(np.arange(len(closed)) * 0.3, 2.0)
-        canvas.line(*closed.T, level, canvas.uniform((14, 40)), 0.3)
+        canvas.rim(outline_mm, wall_db, canvas.uniform((14, 40)), 0.3, uneven_db=1.5)
 
 
 def wires(canvas: Canvas, ranges: AnatomyRanges) -> None:
@@ -89,7 +89,10 @@ def wires(canvas: Canvas, ranges: AnatomyRanges) -> None:
     level, pitch = canvas.uniform((18, 34)), canvas.uniform((0.1, 0.25)) * probe.depth_mm
     if canvas.chance(0.35):
         for _ in range(canvas.random.integers(2, 8)):
-            slope, middle = canvas.uniform((-0.35, 0.35)), canvas.uniform((0.1, 0.7)) * probe.depth_mm
+            slope, middle = (
+                canvas.uniform((-0.35, 0.35)),
+                canvas.uniform((0.1, 0.7)) * probe.depth_mm,
+            )
             z = middle + slope * canvas.x_mm
             shades = level - 8 + 3 * canvas.wave(canvas.x_mm, 3.0)
             for shift in (0.0, 0.35):
@@ -104,9 +107,13 @@ def wires(canvas: Canvas, ranges: AnatomyRanges) -> None:
         wire(canvas, float(x), float(0.5 * probe.depth_mm + lean * x), level)
     for _ in range(canvas.random.integers(0, 4)):
         radius = canvas.uniform((1.0, 0.07 * probe.depth_mm))
-        x, z = canvas.uniform((-0.8, 0.8)) * probe.half_width_mm, canvas.uniform((0.2, 0.9))
-        if canvas.free(x, z * probe.depth_mm, radius):
-            outline = canvas.blob(x, z * probe.depth_mm, (radius, radius), 0.0, 0.0)
+        place = (
+            canvas.uniform((-0.8, 0.8)) * probe.half_width_mm,
+            canvas.uniform((0.2, 0.9)) * probe.depth_mm,
+        )
+        if canvas.free(*place, radius):
+            outline = canvas.blob(*place, (radius, radius), 0.0, 0.0)
+            canvas.clear(outline)
             canvas.fill(outline, _WATER_DB, 0.1, 0.15)
 
 
@@ -119,7 +126,7 @@ def wire(canvas: Canvas, x_mm: float, z_mm: float, level_db: float) -> None:
 def bath(canvas: Canvas) -> None:
     """Nothing but water."""
     canvas.echo_db[:] = _WATER_DB
-    canvas.attenuation[:] = _WATER_ATTENUATION
+    canvas.attenuation[:] = canvas.evened(_WATER_ATTENUATION)
 
 
 def water(canvas: Canvas, ranges: AnatomyRanges) -> None:
@@ -128,7 +135,6 @@ def water(canvas: Canvas, ranges: AnatomyRanges) -> None:
     probe = canvas.probe
     if canvas.chance(0.6):
         floor(canvas, canvas.uniform((0.7, 0.98)) * probe.depth_mm)
-        canvas.attenuation[:] = _WATER_ATTENUATION
     match int(canvas.random.choice(4, p=np.array(ranges.samples) / sum(ranges.samples))):
         case 0:
             sample(canvas, ranges, meat=True)
@@ -143,11 +149,12 @@ def water(canvas: Canvas, ranges: AnatomyRanges) -> None:
 def sample(canvas: Canvas, ranges: AnatomyRanges, meat: bool) -> None:
     """A block with a bright uneven surface: even gel, or meat with fibres and fascia."""
     probe = canvas.probe
-    top, high = canvas.uniform((0.05, 0.4)) * probe.depth_mm, canvas.uniform((0.25, 0.6)) * probe.depth_mm
+    top = canvas.uniform((0.05, 0.4)) * probe.depth_mm
+    high = canvas.uniform((0.25, 0.6)) * probe.depth_mm
     half = canvas.uniform((0.4, 1.3)) * probe.half_width_mm
     x = canvas.uniform((-0.4, 0.4)) * probe.half_width_mm
-    wobble = canvas.uniform((0.3, 1.5)) if meat else 0.15
     across = np.linspace(-1, 1, 60)
+    wobble = (canvas.uniform((0.3, 1.5)) if meat else 0.15) * (1 - across**6)
     round_off = 0.5 * high * np.abs(across) ** canvas.uniform((6, 14) if not meat else (3, 8))
     upper = top + round_off + wobble * canvas.wave(across * half, 6.0)
     lower = top + high - round_off + wobble * canvas.wave(across * half, 6.0)
@@ -160,13 +167,14 @@ def sample(canvas: Canvas, ranges: AnatomyRanges, meat: bool) -> None:
         tilt = canvas.uniform((-20, 20))
         texture = canvas.uniform(ranges.texture_db) * canvas.fibres(patch, tilt, 8.0, 0.8)
         canvas.paint(patch, canvas.uniform(ranges.muscle_db) + texture, canvas.uniform((0.6, 1.1)))
-        layer = tuple(
-            np.interp(canvas.x_mm, edge_x, side, left=top + high / 2, right=top + high / 2)
-            for side in (upper, lower)
+        middle = top + high / 2
+        layer = (
+            np.interp(canvas.x_mm, edge_x, upper, left=middle, right=middle),
+            np.interp(canvas.x_mm, edge_x, lower, left=middle, right=middle),
         )
         low, most = ranges.septum_db
         count = int(canvas.random.integers(5, 50))
-        structures.strands(canvas, layer, count, (2.0, 14.0), (tilt, 6.0), (low - 3, most))
+        layers.strands(canvas, layer, count, (2.0, 14.0), (tilt, 6.0), (low - 3, most))
     else:
         canvas.paint(patch, canvas.uniform(ranges.gel_db), canvas.uniform(ranges.gel_attenuation))
     level = canvas.uniform((10, 20))
@@ -180,7 +188,7 @@ def glove(canvas: Canvas) -> None:
     probe = canvas.probe
     if canvas.chance(0.6):
         canvas.echo_db[:] = canvas.uniform((-22, -6))
-        canvas.attenuation[:] = 0.3
+        canvas.attenuation[:] = canvas.evened(0.3)
     inside, wall_db = canvas.uniform((-60, -25)), canvas.uniform((14, 26))
     for _ in range(canvas.random.integers(1, 7)):
         radius = canvas.uniform((0.05, 0.13)) * probe.depth_mm * (3 if canvas.chance(0.12) else 1)
@@ -193,4 +201,4 @@ def glove(canvas: Canvas) -> None:
         ring(canvas, outline, inside, wall_db)
         if canvas.chance(0.6):
             inner = (x, z) + 0.93 * (outline - (x, z))
-            canvas.line(*np.concatenate([inner, inner[:1]]).T, wall_db - 5, 40.0, 0.5)
+            canvas.rim(inner, wall_db - 5, 40.0, 0.5)
