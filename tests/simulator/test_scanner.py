@@ -89,6 +89,18 @@ def test_speckle_reduction_keeps_edges() -> None:
     assert picture[46:49].mean() - picture[52:55].mean() > 0.25
 
 
+def test_weak_lines_survive_where_speckle_is_weak() -> None:
+    """Averaged speckle varies less, and so a line of 8 dB stands out that was lost in it before."""
+    fine, averaged = speckle(), speckle() / 3
+    kept = []
+    for image in (fine, averaged):
+        image[:, 50] += 8
+        picture = grey(replace(PLAIN, speckle_reduction=1.0), image)[0][0]
+        kept.append(float(picture[50].mean() - picture[[44, 56]].mean()) * 60 / 8)
+    assert kept[1] > 0.7
+    assert kept[1] > kept[0] + 0.1
+
+
 def test_edge_enhancement_raises_a_line_over_its_surround() -> None:
     image = level(0.0).repeat(1, 3, 3)
     image[:, 19] = 25.0
