@@ -1,5 +1,6 @@
 """The point-spread function of a probe: pulse along the line, beam across the lines."""
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ class Beam:
     peak: Float64[np.ndarray, " samples"]
 
 
+@functools.lru_cache(maxsize=4)
 def make_beam(probe: Probe) -> Beam:
     """The point-spread function of a probe.
 

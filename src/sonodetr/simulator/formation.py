@@ -24,12 +24,11 @@ from sonodetr.simulator.beam import (
 )
 from sonodetr.simulator.motion import Motion, Pose
 from sonodetr.simulator.probe import Probe
-from sonodetr.simulator.tissue import Reflectors, Tissue
+from sonodetr.simulator.tissue import Reflectors, Tissue, angle_law
 
 # Elevation over which the speckle changes, as a share of the slice thickness: a Gaussian slice of
 # full width w at half amplitude decorrelates by exp(-y^2 / 2 l^2) with l = w / 2.355 * sqrt(2).
 _ELEVATION = math.sqrt(2) / (2 * math.sqrt(2 * math.log(2)))
-_DIFFUSE = 0.05  # what even a mirror sends back at any angle, -26 dB
 _SILENT = 1e-6  # -120 dB, so that the logarithm stays finite
 
 
@@ -75,6 +74,7 @@ class Formation:
         self.pulse = self._tensor(self.beam.pulse)
         self.across = torch.from_numpy(self.beam.across).to(self.device)
         self.phase = self._tensor(self.beam.phase_rad)
+        self.phase_step = self._tensor(np.gradient(self.beam.phase_rad))
         self.maps = self._tensor(np.stack((tissue.echo_db, tissue.attenuation_db_cm_mhz)))[None]
         sample, line = np.mgrid[: probe.samples, -self.beam.pad : probe.lines + self.beam.pad]
         self.grid = [self._tensor(axis.ravel()) for axis in probe.to_picture(sample, line)]
@@ -96,29 +96,32 @@ class Formation:
         pose = Pose.of(self.motion, frames, self.device)
         count = len(pose.pulse)
         levels = self._map(pose, count)
-        amplitude = 10 ** (levels[:, 0] / 20)
-        x, y, z = pose.to_probe(self.tissue, *self.scatterers)
-        phase = self.scatterer_phase + self.scatterer_turns * y
-        field = self._share(x, z, phase=phase) * amplitude
+        amplitude = _from_db(levels[:, 0])
+        field = self._speckle(pose) * amplitude
         if len(self.tissue.reflectors):
             x, _, z = pose.to_probe(self.tissue, *self.surfaces)
-            field = field + self._share(x, z, echo=self.surface_echo.expand(count, -1))
+            field = field + self._surfaces(x, z, self.surface_echo)
         loss_db = self._loss_db(levels[:, 1].cumsum(1))
         if instrument:
             echo, lost_db = self._instrument(instrument)
             field, loss_db = field + echo, loss_db + lost_db
-        field = field * 10 ** ((self.typical_loss_db[:, None] - loss_db) / 20)
+        field = field * _from_db(self.typical_loss_db[:, None] - loss_db)
         field = torch.fft.ifft(torch.fft.fft(field) * self.across)
         field = field[..., self.beam.pad : -self.beam.pad] + self._noise(frames, count)
         return 20 * self._along(field).abs().clamp_min(_SILENT).log10()
 
     def _draw_scatterers(self, sample: np.ndarray, line: np.ndarray) -> None:
-        """One scatterer a cell of the grid, anywhere in it: dense enough for Rayleigh speckle."""
+        """One scatterer a cell of the grid, anywhere in it.
+
+        Its amplitude is complex Gaussian (a Rayleigh modulus and any phase), so that sums of few
+        are already fully developed speckle.
+        """
         random = np.random.default_rng((*self.seed, 0))
         jitter = random.random((2, *sample.shape), np.float32) - 0.5
         x, z = self.probe.to_picture(sample + jitter[0], line + jitter[1])
         self.scatterers = [self._tensor(x.ravel()), self._tensor(z.ravel())]
         turn = random.random(x.size, np.float32)
+        self.scatterer_size = self._tensor(random.rayleigh(math.sqrt(0.5), x.size))
         self.scatterer_phase = self._tensor(2 * math.pi * turn)
         # A random turn of the phase for each mm of elevation makes the field's correlation over
         # elevation a Gaussian: no scatterers outside the plane need be kept.
@@ -140,39 +143,49 @@ class Formation:
             align_corners=False,
         )
 
-    def _share(
-        self, x: Tensor, z: Tensor, *, phase: Tensor | None = None, echo: Tensor | None = None
-    ) -> Tensor:
-        """Sum points `[F, N]` onto the grid, each shared by the four cells around it.
+    def _speckle(self, pose: Pose) -> Tensor:
+        """`[F, samples, lines]` sum of the scatterers' echoes.
 
-        Scatterers (with `phase`) that leave the grid come in again on the other side; surfaces
-        (with `echo`) are lost there.
+        Scatterers that leave the grid come in again on the other side.
         """
+        x, y, z = pose.to_probe(self.tissue, *self.scatterers)
+        sample, line = self.probe.to_beam(x, z)
+        sample, line = _wrap(sample, self.probe.samples), _wrap(line + self.beam.pad, self.lines)
+        row = sample.long()
+        carrier = self.phase[row] + (sample - row) * self.phase_step[row]
+        turn = self.scatterer_phase + self.scatterer_turns * y - carrier
+        return self._sum(
+            sample, line, self.scatterer_size * turn.cos(), self.scatterer_size * turn.sin()
+        )
+
+    def _surfaces(self, x: Tensor, z: Tensor, echo: Tensor) -> Tensor:
+        """`[F, samples, lines]` sum of the echoes of points that are lost outside the grid."""
         sample, line = self.probe.to_beam(x, z)
         line = line + self.beam.pad
+        known = (sample >= 0) & (sample < self.probe.samples) & (line >= 0) & (line < self.lines)
+        echo = echo * known
+        sample, line = sample.clamp(0, self.probe.samples - 1), line.clamp(0, self.lines - 1)
+        return self._sum(sample, line, echo.real, echo.imag)
+
+    def _sum(self, sample: Tensor, line: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:
+        """Sum points `[F, N]` onto the grid, each shared by the four cells around it."""
         row, column = sample.floor(), line.floor()
         down, right = sample - row, line - column
-        row, column = row.long(), column.long()
-        if phase is not None:
-            near, next_ = (self.phase[(row + step).clamp(0, len(self.phase) - 1)] for step in (0, 1))
-            phase = phase - near - down * (next_ - near)
-            real, imaginary = phase.cos(), phase.sin()
-        else:
-            assert echo is not None
-            known = (row >= -1) & (row < self.probe.samples)
-            known &= (column >= -1) & (column < self.lines)
-            real, imaginary = echo.real * known, echo.imag * known
-        cells = self.probe.samples * self.lines
-        start = torch.arange(len(x), device=self.device)[:, None] * cells
-        sums = torch.zeros(2, len(x) * cells, device=self.device)
-        for step_down, share_down in ((0, 1 - down), (1, down)):
-            above = (row + step_down).remainder(self.probe.samples) * self.lines + start
-            for step_right, share_right in ((0, 1 - right), (1, right)):
-                index = (above + (column + step_right).remainder(self.lines)).flatten()
-                share = share_down * share_right
-                sums[0].scatter_add_(0, index, (real * share).flatten())
-                sums[1].scatter_add_(0, index, (imaginary * share).flatten())
-        return torch.complex(*sums).view(len(x), self.probe.samples, self.lines)
+        # One row and column more, folded back below, instead of the remainder for each neighbour.
+        height, width = self.probe.samples + 1, self.lines + 1
+        start = torch.arange(len(sample), device=self.device)[:, None] * (height * width)
+        index = ((row * width + column).long() + start).flatten()
+        sums = torch.zeros(2, len(sample) * height * width, device=self.device)
+        for part, values in zip(sums, (real, imaginary), strict=True):
+            lower = values * down
+            for offset, share in ((0, values - lower), (width, lower)):
+                far = share * right
+                part.scatter_add_(0, index + offset, (share - far).flatten())
+                part.scatter_add_(0, index + offset + 1, far.flatten())
+        grid = torch.complex(*sums).view(len(sample), height, width)
+        grid[:, 0] += grid[:, -1]
+        grid[:, :, 0] += grid[:, :, -1]
+        return grid[:, :-1, :-1]
 
     def _instrument(self, instrument: Sequence[Echoes]) -> tuple[Tensor, Tensor]:
         """`[F, samples, lines]` echoes of the instrument and what its shadow costs, in dB."""
@@ -185,8 +198,8 @@ class Formation:
             echo[row, :count] = self._amplitude(echoes.reflectors)
             loss[row, :count] = echoes.loss_db
         x_mm, z_mm = self._tensor(x), self._tensor(z)
-        field = self._share(x_mm, z_mm, echo=self._complex(echo))
-        lost = self._share(x_mm, z_mm, echo=self._complex(loss.astype(np.complex64)))
+        field = self._surfaces(x_mm, z_mm, self._complex(echo))
+        lost = self._surfaces(x_mm, z_mm, self._complex(loss))
         return field, lost.real.cumsum(1)
 
     def _amplitude(self, reflectors: Reflectors) -> np.ndarray:
@@ -201,8 +214,8 @@ class Formation:
         off = np.radians(reflectors.normal_deg) - self.probe.beam_angle_rad(x, z)
         across, along = self.beam.sigma_across_mm[sample], self.beam.sigma_along_mm
         width = 1 / np.hypot(np.cos(off) / across, np.sin(off) / along)
-        law = np.exp(-math.log(2) * (np.degrees(off) / reflectors.law_deg) ** 2)
-        level = 10 ** (reflectors.level_db / 20) * (_DIFFUSE + (1 - _DIFFUSE) * law)
+        law = angle_law(np.degrees(off), reflectors.law_deg)
+        level = 10 ** (reflectors.level_db / 20) * law
         size = level * reflectors.step_mm / (self.beam.peak[sample] * math.sqrt(2 * math.pi) * width)
         return size * np.exp(1j * reflectors.phase_rad)
 
@@ -252,3 +265,13 @@ class Formation:
 
     def _complex(self, values: np.ndarray) -> Tensor:
         return torch.as_tensor(values.astype(np.complex64), device=self.device)
+
+
+def _wrap(position: Tensor, count: int) -> Tensor:
+    """The position modulo `count`, in `0 <= position < count`."""
+    # Rounding may lift a tiny negative position to `count` itself.
+    return (position - count * (position / count).floor()).clamp(0, count - 1e-3)
+
+
+def _from_db(level_db: Tensor) -> Tensor:
+    return (level_db * (math.log(10) / 20)).exp()

@@ -132,6 +132,10 @@ class Probe:
             return 0.0
         return self.radius_mm * (math.cos(math.radians(self.sector_deg / 2)) - 1)
 
+    def slice_at_mm(self, z_mm: Any) -> Any:
+        """Thickness of the slice at a depth: thinnest at the focus, as of a fixed acoustic lens."""
+        return self.slice_mm * np.hypot(1, (z_mm - self.focus_mm) / (0.8 * self.focus_mm))
+
     def to_beam(self, x_mm: Any, z_mm: Any) -> tuple[Any, Any]:
         """Position in the picture -> sample and line, counted from 0 at the first one's centre.
 

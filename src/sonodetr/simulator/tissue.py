@@ -1,6 +1,8 @@
 """What the probe looks at, at rest: maps of the tissue and the surfaces that reflect."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -75,3 +77,18 @@ class Tissue:
     reflectors: Reflectors
     pulsators: tuple[Pulsator, ...] = ()
     shear: tuple[float, float] = (0.0, 0.0)
+
+
+DIFFUSE = 0.05  # what even a mirror sends back at any angle, -26 dB
+
+
+def angle_law(off_deg: Any, law_deg: Any) -> Any:
+    """Amplitude of a surface's echo against the angle off its normal, 1 at 0, one half at law_deg.
+
+    A Gaussian specular lobe over a diffuse floor of 0.05.
+
+    >>> round(float(angle_law(20.0, 20.0)), 3)
+    0.525
+    """
+    lobe = np.exp(-math.log(2) * (off_deg / law_deg) ** 2)
+    return DIFFUSE + (1 - DIFFUSE) * lobe
