@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sonodetr.draw import COLOURS, as_rgb, draw, draw_labels, grid
 from sonodetr.types import Detections, Frame, Labels, Region
+
+UNKNOWN = np.full((1, 2, 2), np.nan, np.float32)
 
 
 def detections(boxes, points=None, names=("nerve", "vessel"), classes=None):
@@ -58,8 +62,19 @@ def test_line_from_tip_to_entry():
     for place in (40, 60, 80):
         assert picture[place, place].max() > 100
     assert tuple(picture[20, 20]) == COLOURS[0]  # the entry is a dot
-    assert picture[100, 104].max() > 100  # the tip is a ring
-    assert picture[102, 98].max() < 100
+    for y, x in ((100, 106), (94, 100), (106, 100)):
+        assert picture[y, x].max() > 100  # the tip is a ring
+    assert (picture[98:103, 98:103] == 0).all()  # the picture shows at the tip itself
+
+
+def test_label_without_a_tip_shows_its_entry_alone():
+    labels = Labels.of([[15, 15, 110, 110]], [0], None, [[[np.nan, np.nan], [60.5, 40.5]]])
+    picture = draw_labels(np.zeros((131, 137), np.uint8), labels, ("needle",))
+    labels = replace(labels, points_px=UNKNOWN)
+    plain = draw_labels(np.zeros((131, 137), np.uint8), labels, ("needle",))
+    rows, columns = np.nonzero((picture != plain).any(-1))
+    assert tuple(picture[40, 60]) == COLOURS[0]
+    assert max(abs(rows - 40).max(), abs(columns - 60).max()) <= 3
 
 
 def test_unknown_points_and_boxes_are_left_out():

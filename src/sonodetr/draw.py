@@ -160,17 +160,23 @@ def _edges(box_xyxy_px: np.ndarray, size: int) -> Region:
 def _draw_line(
     picture: Picture, points_px: np.ndarray, colour: tuple[int, int, int], thickness: int
 ) -> None:
-    """A line from tip to entry; the tip is a ring, the entry a dot."""
+    """A line from entry to tip; the tip is a ring that it ends at, the entry a dot.
+
+    The ring is open, so that what is at the tip can still be seen.
+    """
     known = np.isfinite(points_px).all(-1)
     # Pixel i covers i to i + 1: a corner coordinate lies in pixel floor(x).
-    tip, entry = np.floor(np.nan_to_num(points_px).clip(-1e5, 1e5)).astype(int).tolist()
+    tip, entry = np.floor(np.nan_to_num(points_px).clip(-1e5, 1e5)).astype(int)
+    radius = 6 * thickness
     if known.all():
-        cv2.line(picture, tip, entry, colour, thickness, cv2.LINE_AA)
+        along = (entry - tip) * min(1.0, radius / max(1.0, float(np.hypot(*(entry - tip)))))
+        start = np.rint(tip + along).astype(int).tolist()
+        cv2.line(picture, start, entry.tolist(), colour, thickness, cv2.LINE_AA)
     if known[0]:
-        cv2.circle(picture, tip, 4 * thickness, (0, 0, 0), thickness + 2, cv2.LINE_AA)
-        cv2.circle(picture, tip, 4 * thickness, colour, thickness, cv2.LINE_AA)
+        cv2.circle(picture, tip.tolist(), radius, (0, 0, 0), thickness + 2, cv2.LINE_AA)
+        cv2.circle(picture, tip.tolist(), radius, colour, thickness, cv2.LINE_AA)
     if known[1]:
-        cv2.circle(picture, entry, 2 * thickness, colour, -1, cv2.LINE_AA)
+        cv2.circle(picture, entry.tolist(), 2 * thickness, colour, -1, cv2.LINE_AA)
 
 
 def _draw_label(picture: Picture, item: _Object, box: Region, taken: Sequence[Region]) -> Region:
