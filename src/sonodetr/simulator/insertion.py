@@ -56,8 +56,8 @@ class InsertionRanges:
 
 
 STANDARD = InsertionRanges(
-    level_db=(14, 36),
-    law_deg=(12, 40),
+    level_db=(16, 40),
+    law_deg=(14, 45),
     tip_db=(2, 9),
     reverberation_db=(-16, -6),
     shadow_db=(0, 8),
@@ -74,8 +74,8 @@ STANDARD = InsertionRanges(
     breath=(0, 0.03),
 )
 SHIFTED = InsertionRanges(
-    level_db=(10, 28),
-    law_deg=(8, 20),
+    level_db=(12, 32),
+    law_deg=(10, 25),
     tip_db=(0, 5),
     reverberation_db=(-12, -4),
     shadow_db=(4, 14),

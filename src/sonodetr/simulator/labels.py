@@ -13,10 +13,10 @@ from sonodetr.simulator.motion import Motion
 from sonodetr.simulator.probe import Probe
 from sonodetr.simulator.tissue import Tissue, angle_law
 
-# Shorter than this and there is nothing to see; darker than this by what lies above (bone, gas)
-# and it is hidden.
+# Shorter than this there is nothing to see; farther than this below its surround, behind bone or
+# at a steep angle, an echo cannot be told from it even by its motion.
 _SHORTEST_MM = 1.5
-_HIDDEN_DB = 25.0
+_LOST_DB = -6.0
 _SURROUND_MM = 1.5
 _EVERY = 5  # points of the shaft, so every 0.5 mm, at which levels are reckoned
 
@@ -65,9 +65,9 @@ class Labeller:
         """The label of one frame; None where no part of the instrument can be seen."""
         shaft = instrument.shaft_mm(self.motion, frame)
         every = np.unique(np.append(np.arange(0, len(shaft), _EVERY), len(shaft) - 1))
-        excess_db, around_db = self._levels(shaft[every], frame)
-        excess_db = np.interp(np.arange(len(shaft)), every, excess_db)
-        visible = in_picture(self.probe, shaft) & (excess_db < _HIDDEN_DB) & self._shown(shaft)
+        contrast_db = self._contrast_db(instrument, shaft[every], frame)
+        visible = in_picture(self.probe, shaft) & self._shown(shaft)
+        visible &= np.interp(np.arange(len(shaft)), every, contrast_db) > _LOST_DB
         seen = np.flatnonzero(visible)
         if len(seen) == 0:
             return None
@@ -75,7 +75,6 @@ class Labeller:
         length = float(steps[visible[1:] & visible[:-1]].sum())
         if length < _SHORTEST_MM:
             return None
-        contrast = self._echo_db(instrument, shaft)[every] - excess_db[every] - around_db
         tip_visible = bool(visible[-1])
         unknown = np.full(2, np.nan)
         end, entry = shaft[seen[-1], ::2], shaft[seen[0], ::2]
@@ -87,8 +86,8 @@ class Labeller:
             entry,
             math.degrees(math.atan2(abs(end[1] - entry[1]), abs(end[0] - entry[0]))),
             length,
-            float(contrast[-1] + instrument.tip_db) if tip_visible else math.nan,
-            float(np.median(contrast[visible[every]])) if visible[every].any() else math.nan,
+            float(contrast_db[-1] + instrument.tip_db) if tip_visible else math.nan,
+            float(np.median(np.interp(seen, every, contrast_db))),
         )
 
     def _shown(self, shaft: np.ndarray) -> np.ndarray:
@@ -117,14 +116,16 @@ class Labeller:
         y_px = np.clip(np.sort(corners[1]), region.y0, region.y1)
         return np.array([x_px[0], y_px[0], x_px[1], y_px[1]])
 
-    def _echo_db(self, instrument: Instrument, shaft: np.ndarray) -> np.ndarray:
-        """Expected level of the shaft before what lies above it, relative to muscle."""
+    def _contrast_db(self, instrument: Instrument, shaft: np.ndarray, frame: int) -> np.ndarray:
+        """`[n]` expected echo of the shaft over the expected level around it."""
         slope = np.gradient(shaft, axis=0)
         off = -np.degrees(np.arctan2(slope[:, 2], slope[:, 0]))
         off = off - np.degrees(self.probe.beam_angle_rad(shaft[:, 0], shaft[:, 2]))
         off = (off + 90) % 180 - 90
         profile = np.maximum(slice_profile(self.probe, shaft), 1e-6)
-        return instrument.level_db + 20 * np.log10(profile * angle_law(off, instrument.law_deg))
+        echo_db = instrument.level_db + 20 * np.log10(profile * angle_law(off, instrument.law_deg))
+        excess_db, around_db = self._levels(shaft, frame)
+        return echo_db - excess_db - around_db
 
     def _levels(self, points: np.ndarray, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """`[n]` loss above every point over that of typical tissue, and the level around it."""
