@@ -60,6 +60,35 @@ def test_train_evaluate_info(answer, tiny_training, tmp_path, capsys):
     assert "--resume" in capsys.readouterr().err
 
 
+def test_keypoints_come_back_as_tip_and_entry(answer, tiny_training, tmp_path):
+    """From COCO keypoints to training, to figures of instruments, to points in detections.jsonl."""
+    folder = tmp_path / "needles"
+    shutil.copytree(tiny_training.parent, folder)
+    document = json.loads((folder / "coco.json").read_text())
+    for number, label in enumerate(document["annotations"]):
+        x, y, width, height = label["bbox"]
+        label["keypoints"] = [x + width, y + height, 2, x, y, 2 * (number % 2)]  # some unknown
+    (folder / "coco.json").write_text(json.dumps(document))
+    words = (f"data.path={folder / 'coco.json'}", "model.points=true", "name=a", "train.epochs=1")
+    answer("train", tiny_training, *words, "--out", tmp_path)
+    logged = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[0])
+    assert logged["train/points"] > 0
+
+    measured = answer("evaluate", tmp_path / "a", folder / "coco.json")
+    assert measured["instruments"]["tip_unit"] == "px"
+    assert measured["instruments"]["all"]["tips"] == 13
+    assert 0 <= measured["intervals"]["figures"]["detected"]["value"] <= 1
+
+    picture, out = folder / "0.png", tmp_path / "p"
+    answer("predict", tmp_path / "a", picture, "--out", out, "--threshold", 0.0)
+    found = json.loads((out / "detections.jsonl").read_text())["detections"]
+    points = np.array([one["points_px"] for one in found])
+    assert points.shape == (7, 2, 2)
+    assert (points >= 0).all()
+    assert (points <= (67, 61)).all()
+    assert (cv2.imread(str(out / "overlay.png")) > 0).any()
+
+
 def test_predict_video(answer, tiny_run, tiny_video, tmp_path):
     result = answer("predict", tiny_run, tiny_video, "--out", tmp_path / "p", "--threshold", 0.0)
     assert result["frames"] == 13

@@ -194,6 +194,16 @@ def test_points_that_are_unknown_teach_nothing() -> None:
 # Matching
 
 
+def test_points_do_not_choose_the_query() -> None:
+    outputs, targets = random_outputs(), random_targets((2, 3))
+    unknown = [
+        replace(target, points=torch.full_like(target.points, math.nan)) for target in targets
+    ]
+    known = [replace(target, points=torch.rand_like(target.points)) for target in targets]
+    first, second = (match(outputs, each, LossConfig(), "focal") for each in (unknown, known))
+    assert all(map(torch.equal, first, second))
+
+
 def pair_cost(outputs: Outputs, target: Target, place: tuple[int, int], kind: str) -> np.ndarray:
     """`[queries, objects]` cost of one layer and clip, spelled out pair by pair."""
     config = LossConfig()
