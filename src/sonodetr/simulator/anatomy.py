@@ -6,14 +6,13 @@ import numpy as np
 
 from sonodetr.simulator import layers, organs, phantoms, structures
 from sonodetr.simulator.anatomy_ranges import (
-    DEEP_MM,
     SCENES,
     SHIFTED,
     STANDARD,
     AnatomyRanges,
     Scene,
 )
-from sonodetr.simulator.canvas import Canvas
+from sonodetr.simulator.canvas import DEEP_MM, Canvas
 from sonodetr.simulator.probe import Probe
 from sonodetr.simulator.tissue import Tissue
 
@@ -65,7 +64,7 @@ def limb(canvas: Canvas, ranges: AnatomyRanges) -> None:
     probe = canvas.probe
     top, depth = fascia, float(fascia.mean())
     while depth < probe.depth_mm:
-        thick = canvas.uniform(ranges.muscle_mm) * max(1.0, probe.depth_mm / 60)
+        thick = canvas.uniform(ranges.muscle_mm) * max(1.0, probe.depth_mm / 40)
         depth += thick
         slope = canvas.uniform((-ranges.slope, ranges.slope))
         bottom = np.maximum(canvas.interface(depth, 0.12 * thick, slope, 14.0), top + 0.4)
@@ -78,7 +77,7 @@ def limb(canvas: Canvas, ranges: AnatomyRanges) -> None:
         top = bottom
     half, fascia_mm = probe.half_width_mm, float(fascia.mean())
     for _ in range(canvas.random.integers(0, 4)):
-        radii = canvas.uniform((6, 22)), canvas.uniform((2, 7))
+        radii = canvas.uniform((6.0, 22.0)), canvas.uniform((2.0, 7.0))
         z = canvas.uniform((fascia_mm + radii[1], max(0.85 * probe.depth_mm, fascia_mm + 8)))
         layers.belly(canvas, canvas.uniform((-half, half)), z, radii, ranges)
     layers.fascia_bundle(canvas, fascia, ranges)
@@ -87,8 +86,8 @@ def limb(canvas: Canvas, ranges: AnatomyRanges) -> None:
             canvas.random.uniform(-half, half),
             canvas.uniform((fascia_mm, probe.depth_mm * 0.6)),
         )
-        angle = math.radians(canvas.uniform((-55, 55)))
-        length = canvas.uniform((8, 25)) * canvas.random.choice((-1, 1))
+        angle = math.radians(canvas.uniform((-55.0, 55.0)))
+        length = canvas.uniform((8.0, 25.0)) * canvas.random.choice((-1, 1))
         end = start[0] + length * math.cos(angle), start[1] + abs(length * math.sin(angle))
         layers.septum(canvas, start, end, ranges)
     structures.sprinkle(canvas, ranges, (1.5, 8.0))
@@ -96,7 +95,7 @@ def limb(canvas: Canvas, ranges: AnatomyRanges) -> None:
     if canvas.chance(ranges.bone):
         long_bone(canvas, ranges)
     if canvas.chance(ranges.gas):
-        structures.bubble(canvas, ranges, canvas.uniform((4, 12)))
+        structures.bubble(canvas, ranges, canvas.uniform((4.0, 12.0)))
 
 
 def bundle(canvas: Canvas, ranges: AnatomyRanges, top_mm: float) -> None:
@@ -128,7 +127,7 @@ def long_bone(canvas: Canvas, ranges: AnatomyRanges) -> None:
         surface = canvas.interface(z, canvas.uniform((0.3, 1.5)), canvas.uniform((-0.4, 0.4)))
         structures.bone(canvas, canvas.x_mm, surface, ranges)
         return
-    x, width = canvas.uniform((-0.8, 0.8)) * half, canvas.uniform((6, 22))
+    x, width = canvas.uniform((-0.8, 0.8)) * half, canvas.uniform((6.0, 22.0))
     across = np.linspace(-1, 1, 50)
     arch = width * canvas.uniform((0.3, 0.8)) * (1 - np.sqrt(1 - 0.96 * across**2))
     bumps = canvas.uniform((0.02, 0.03 * width)) * canvas.wave(across * width, 0.4 * width)
@@ -140,25 +139,25 @@ def lung(canvas: Canvas, ranges: AnatomyRanges) -> None:
     probe = canvas.probe
     fat_mm = canvas.uniform(ranges.fat_mm) * 0.7
     top = layers.wall(canvas, ranges, min(fat_mm, 0.3 * probe.depth_mm))
-    pleura_mm = float(top.mean()) + canvas.uniform((6, 14)) * min(1.0, probe.depth_mm / 60)
+    pleura_mm = float(top.mean()) + canvas.uniform((6.0, 14.0)) * min(1.0, probe.depth_mm / 60)
     pleura = np.maximum(canvas.interface(pleura_mm, 0.5, canvas.uniform((-0.1, 0.1))), top + 1)
     layers.muscle(canvas, (top, pleura), ranges)
     layers.fascia_bundle(canvas, top, ranges)
     level = canvas.uniform(ranges.pleura_db)
-    structures.gas(canvas, canvas.x_mm, pleura, level, canvas.uniform((-12, 0)))
-    drop = canvas.uniform((6, 14))
+    structures.gas(canvas, canvas.x_mm, pleura, level, canvas.uniform((-12.0, 0.0)))
+    drop = canvas.uniform((6.0, 14.0))
     for order in range(2, 2 + canvas.random.integers(0, 4)):
         x, z = canvas.deeper(canvas.x_mm, pleura, float(order))
         copy = level + 30 - drop * (order - 1) + 4 * canvas.wave(canvas.x_mm, 5.0)
         canvas.line(x, z, copy, 12.0, 0.3)
     for _ in range(canvas.random.integers(0, 4) if canvas.chance(0.5) else 0):
-        comet(canvas, pleura, canvas.uniform((5, 14)))
-    pitch = canvas.uniform((16, 32))
-    first = canvas.uniform((-pitch, 0)) - pitch * (probe.half_width_mm // pitch)
+        comet(canvas, pleura, canvas.uniform((5.0, 14.0)))
+    pitch = canvas.uniform((16.0, 32.0))
+    first = canvas.uniform((-pitch, 0.0)) - pitch * (probe.half_width_mm // pitch)
     for rib in np.arange(first, probe.half_width_mm + pitch, pitch):
-        width = canvas.uniform((3, 6.5))
+        width = canvas.uniform((3.0, 6.5))
         across = np.linspace(-1, 1, 40)
-        high = float(np.interp(rib, canvas.x_mm, pleura)) - canvas.uniform((3, 7))
+        high = float(np.interp(rib, canvas.x_mm, pleura)) - canvas.uniform((3.0, 7.0))
         arch = 0.7 * width * (1 - np.sqrt(1 - 0.95 * across**2))
         structures.bone(canvas, rib + width * across, max(high, 2.0) + arch, ranges)
     structures.spots(canvas, int(canvas.random.integers(0, 5)), ranges)

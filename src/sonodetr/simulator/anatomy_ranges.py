@@ -16,7 +16,6 @@ SCENES: tuple[Scene, ...] = (
     "wires",
     "water",
 )
-DEEP_MM = 70.0  # pictures deeper than this take the weights for deep ones
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class AnatomyRanges:
 
     Attributes:
         shallow_weights, deep_weights: how often each of `SCENES` is drawn, for pictures up to
-            `DEEP_MM` deep and for deeper ones.
+            `canvas.DEEP_MM` deep and for deeper ones.
         skin_mm, fat_mm, muscle_mm: thickness of the layers.
         fat_db, muscle_db, connective_db, organ_db, gel_db: level of the speckle.
         blood_db: level inside vessels.
@@ -65,7 +64,7 @@ class AnatomyRanges:
     gel_attenuation: Range
     bone_attenuation: Range
     slope: float
-    strands: tuple[int, int]
+    strands: Range
     vessels: tuple[int, int]
     nerves: tuple[int, int]
     lesions: tuple[int, int]
@@ -100,7 +99,7 @@ STANDARD = AnatomyRanges(
     gel_attenuation=(0.3, 0.6),
     bone_attenuation=(26.0, 36.0),
     slope=0.2,
-    strands=(30, 220),
+    strands=(30.0, 220.0),
     vessels=(0, 3),
     nerves=(0, 2),
     lesions=(0, 2),
@@ -134,7 +133,7 @@ SHIFTED = AnatomyRanges(
     gel_attenuation=(0.5, 0.9),
     bone_attenuation=(26.0, 36.0),
     slope=0.35,
-    strands=(120, 320),
+    strands=(120.0, 320.0),
     vessels=(1, 5),
     nerves=(0, 3),
     lesions=(1, 4),

@@ -14,17 +14,11 @@ from sonodetr.simulator.tissue import Pulsator, Reflectors, Tissue
 Range = tuple[float, float]
 # How far the probe may slide over the tissue before the maps end.
 MARGIN_X_MM, MARGIN_Z_MM = 9.0, 5.0
-_STRAND_POINTS = 9_000  # strands leave off here, so that larger surfaces still find room
+DEEP_MM = 70.0  # pictures deeper than this show coarser and deeper structures
+_STRAND_POINTS = 7_500  # strands leave off here, so that larger surfaces still find room
+_POINTS = 15_000
 _CELLS = 350  # along the longer side of the maps, which is about what a probe resolves
-_COLUMNS = (
-    "x_mm",
-    "z_mm",
-    "step_mm",
-    "level_db",
-    "normal_deg",
-    "law_deg",
-    "phase_rad",
-)
+_COLUMNS = ("x_mm", "z_mm", "step_mm", "level_db", "normal_deg", "law_deg", "phase_rad")
 
 
 @dataclass(frozen=True)
@@ -60,23 +54,19 @@ class Canvas:
         self.bottom_mm = probe.depth_mm + MARGIN_Z_MM
         height_mm = self.bottom_mm - self.top_mm
         self.spacing_mm = max(0.12, max(2 * half_mm, height_mm) / _CELLS)
-        # Half a cell more, so that what is asked for at the border still lies on the maps.
-        shape = (
-            math.ceil(height_mm / self.spacing_mm) + 1,
-            math.ceil(2 * half_mm / self.spacing_mm) + 1,
-        )
+        shape = [math.ceil(size / self.spacing_mm) for size in (height_mm, 2 * half_mm)]
         self.echo_db = np.zeros(shape, np.float32)
         self.attenuation = np.full(shape, 0.6, np.float32)
         self.x_mm = np.linspace(-half_mm, half_mm, int(np.clip(2 * half_mm, 64, 160)))
-        # A third of a wavelength, but no less than a picture could ever show.
-        self.step_mm = float(np.clip(probe.wavelength_mm / 3, 0.1, 0.2))
+        # Deep pictures are made with waves twice as long, or longer.
+        self.step_mm = 0.1 if probe.depth_mm <= DEEP_MM else 0.2
         self.pulsators: list[Pulsator] = []
         self._points: list[np.ndarray] = []
         self._taken: list[tuple[float, float, float]] = []
 
     def uniform(self, limits: Range) -> float:
-        """A number between two limits."""
-        return float(self.random.uniform(*limits))
+        """A number between two limits, whichever is the larger."""
+        return limits[0] + (limits[1] - limits[0]) * float(self.random.random())
 
     def chance(self, probability: float) -> bool:
         """True with the given probability."""
@@ -137,12 +127,8 @@ class Canvas:
     def below(self, top_mm: np.ndarray, bottom_mm: np.ndarray | None = None) -> np.ndarray:
         """Outline `[n, 2]` of what lies between two interfaces, or beneath one."""
         floor = np.full_like(top_mm, self.bottom_mm + 5) if bottom_mm is None else bottom_mm
-        return np.concatenate(
-            [
-                np.stack([self.x_mm, top_mm], 1),
-                np.stack([self.x_mm, floor], 1)[::-1],
-            ]
-        )
+        there, back = np.stack([self.x_mm, top_mm], 1), np.stack([self.x_mm, floor], 1)[::-1]
+        return np.concatenate([there, back])
 
     def blob(
         self, x_mm: float, z_mm: float, radii_mm: Range, tilt_deg: float, uneven: float
@@ -216,12 +202,17 @@ class Canvas:
         if patch is None or not self._points:
             return
         points = np.concatenate(self._points, 1)
-        columns = ((points[0] - self.left_mm) / self.spacing_mm).astype(int) - patch.columns.start
-        rows = ((points[1] - self.top_mm) / self.spacing_mm).astype(int) - patch.rows.start
+        (left, top), (right, bottom) = outline_mm.min(0), outline_mm.max(0)
+        near = (points[0] > left) & (points[0] < right) & (points[1] > top) & (points[1] < bottom)
+        near = np.flatnonzero(near)
+        x, z = points[:2, near]
+        columns = ((x - self.left_mm) / self.spacing_mm).astype(int) - patch.columns.start
+        rows = ((z - self.top_mm) / self.spacing_mm).astype(int) - patch.rows.start
         height, width = patch.weight.shape
-        near = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-        inside = patch.weight[rows * near, columns * near] * near > 0.5
-        self._points = [points[:, ~inside]]
+        rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
+        keep = np.ones(points.shape[1], bool)
+        keep[near] = patch.weight[rows, columns] < 0.5
+        self._points = [points[:, keep]]
 
     def line(
         self,
@@ -304,8 +295,9 @@ class Canvas:
         points = np.stack(np.broadcast_arrays(*columns)).astype(np.float32)
         points[4] = (points[4] + 90) % 180 - 90
         x = np.sign(points[0]) * np.maximum(np.abs(points[0]) - MARGIN_X_MM, 0)
+        room = _POINTS - sum(kept.shape[1] for kept in self._points)
         seen = [self.probe.inside(x, points[1] + dz) for dz in (-MARGIN_Z_MM, 0, MARGIN_Z_MM)]
-        self._points.append(points[:, seen[0] | seen[1] | seen[2]])
+        self._points.append(points[:, seen[0] | seen[1] | seen[2]][:, : max(room, 0)])
 
     def deeper(
         self, x_mm: np.ndarray, z_mm: np.ndarray, factor: float = 1.0, more_mm: float = 0.0

@@ -14,7 +14,7 @@ def skin(canvas: Canvas, ranges: AnatomyRanges) -> np.ndarray:
     bottom = canvas.interface(thick, 0.08)
     top = canvas.interface(-40.0, 0.0)
     canvas.fill(canvas.below(top, bottom), canvas.uniform((2.0, 8.0)), 0.9)
-    for depth, loss in ((0.15 * thick, 0.0), (thick, canvas.uniform((3, 12)))):
+    for depth, loss in ((0.15 * thick, 0.0), (thick, canvas.uniform((3.0, 12.0)))):
         fascia(canvas, canvas.interface(depth, 0.05), canvas.uniform(ranges.skin_db) - loss)
     return bottom
 
@@ -23,6 +23,7 @@ def wall(canvas: Canvas, ranges: AnatomyRanges, fat_mm: float) -> np.ndarray:
     """Skin and fat, whose lower border is returned."""
     skin_bottom = skin(canvas, ranges)
     slope = canvas.uniform((-ranges.slope, ranges.slope)) * 0.6
+    fat_mm = min(fat_mm, 0.45 * canvas.probe.depth_mm)
     fat_depth = float(skin_bottom.mean()) + fat_mm
     bottom = canvas.interface(fat_depth, min(0.8, 0.12 * fat_mm), slope, 10.0)
     bottom = np.maximum(bottom, skin_bottom + 0.3)
@@ -61,7 +62,7 @@ def fascia_bundle(canvas: Canvas, z_mm: np.ndarray, ranges: AnatomyRanges) -> No
     level = canvas.uniform(ranges.fascia_db)
     canvas.fill(canvas.below(low, high), canvas.uniform((0.0, 0.6)) * level, 0.9, 0.15)
     for row in range(lines):
-        fascia(canvas, z_mm + row * gap, level - canvas.uniform((0, 5)) * row, gaps=3.0)
+        fascia(canvas, z_mm + row * gap, level - canvas.uniform((0.0, 5.0)) * row, gaps=3.0)
 
 
 def strands(
@@ -96,7 +97,7 @@ def muscle(canvas: Canvas, layer: tuple[np.ndarray, np.ndarray], ranges: Anatomy
     if patch is None:
         return
     lengthwise = canvas.chance(0.6)
-    tilt = canvas.random.choice((-1, 1)) * canvas.uniform((0, 25)) if lengthwise else 0.0
+    tilt = canvas.random.choice((-1, 1)) * canvas.uniform((0.0, 25.0)) if lengthwise else 0.0
     thick = canvas.uniform((0.5, 1.1))
     texture = canvas.fibres(patch, tilt, thick * (10 if lengthwise else 3), thick)
     attenuation = canvas.uniform(ranges.muscle_attenuation)
@@ -159,7 +160,7 @@ def connective(canvas: Canvas, layer: tuple[np.ndarray, np.ndarray], ranges: Ana
     patch = canvas.patch(canvas.below(*layer), 0.6)
     if patch is None:
         return
-    level = canvas.uniform(ranges.connective_db) - canvas.uniform((2, 6))
+    level = canvas.uniform(ranges.connective_db) - canvas.uniform((2.0, 6.0))
     texture = canvas.uniform(ranges.texture_db) * canvas.fibres(patch, 0.0, 4.0, 0.9)
     canvas.paint(patch, level + texture, 0.7)
     count = int(canvas.uniform(ranges.strands) * 0.3)

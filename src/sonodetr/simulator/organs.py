@@ -13,8 +13,8 @@ def abdomen(canvas: Canvas, ranges: AnatomyRanges) -> None:
     """Abdominal wall, liver with its vessels; at times kidney, diaphragm and bowel gas."""
     probe = canvas.probe
     scale = min(1.0, probe.depth_mm / 120)
-    top = layers.wall(canvas, ranges, canvas.uniform((4, 22)) * scale)
-    bottom = top + canvas.uniform((4, 12)) * scale
+    top = layers.wall(canvas, ranges, canvas.uniform((4.0, 22.0)) * scale)
+    bottom = top + canvas.uniform((4.0, 12.0)) * scale
     organ(canvas, bottom, ranges)
     layers.muscle(canvas, (top, bottom), ranges)
     layers.fascia_bundle(canvas, top, ranges)
@@ -31,7 +31,7 @@ def abdomen(canvas: Canvas, ranges: AnatomyRanges) -> None:
         diaphragm(canvas, ranges)
     structures.sprinkle(canvas, ranges, (3.0 * scale, 16.0 * scale))
     for _ in range(canvas.random.integers(1, 3) if canvas.chance(0.3 + ranges.gas) else 0):
-        structures.bubble(canvas, ranges, canvas.uniform((12, 45)) * scale)
+        structures.bubble(canvas, ranges, canvas.uniform((12.0, 45.0)) * scale)
 
 
 def organ(canvas: Canvas, top: np.ndarray, ranges: AnatomyRanges) -> None:
@@ -47,7 +47,7 @@ def branch(
 ) -> None:
     """A vessel of the liver, cut obliquely: portal ones with bright walls, hepatic ones without."""
     length = radius_mm * canvas.uniform((1.0, 9.0))
-    angle = math.radians(canvas.uniform((-80, 80)))
+    angle = math.radians(canvas.uniform((-80.0, 80.0)))
     along = np.linspace(-0.5, 0.5, 60) * length
     bow = canvas.random.normal(0, 0.6) * along**2 / length
     bow = bow + 0.3 * radius_mm * canvas.wave(along, 3 * radius_mm)
@@ -71,16 +71,16 @@ def branch(
 
 def kidney(canvas: Canvas, ranges: AnatomyRanges, top_mm: float, scale: float) -> None:
     """A darker bean with a bright sinus and a bright capsule."""
-    long, short = canvas.uniform((40, 60)) * scale, canvas.uniform((18, 28)) * scale
+    long, short = canvas.uniform((40.0, 60.0)) * scale, canvas.uniform((18.0, 28.0)) * scale
     z = canvas.uniform(
         (min(top_mm + short, 0.6 * canvas.probe.depth_mm), 0.85 * canvas.probe.depth_mm)
     )
     x = canvas.uniform((-0.5, 0.5)) * canvas.probe.half_width_mm
-    tilt = canvas.uniform((-35, 35))
+    tilt = canvas.uniform((-35.0, 35.0))
     outline = canvas.blob(x, z, (long, short), tilt, 0.03)
-    canvas.fill(outline, canvas.uniform((-9, -3)), 0.6, 0.5)
+    canvas.fill(outline, canvas.uniform((-9.0, -3.0)), 0.6, 0.5)
     sinus = canvas.blob(x, z, (0.6 * long, 0.4 * short), tilt, 0.15)
-    canvas.fill(sinus, canvas.uniform((4, 9)), 0.6, 2.0 * scale)
+    canvas.fill(sinus, canvas.uniform((4.0, 9.0)), 0.6, 2.0 * scale)
     for _ in range(canvas.random.integers(4, 9)):
         at = canvas.random.uniform(0, 2 * math.pi)
         centre = np.array([0.72 * long * math.cos(at), 0.66 * short * math.sin(at)])
@@ -92,7 +92,7 @@ def kidney(canvas: Canvas, ranges: AnatomyRanges, top_mm: float, scale: float) -
             tilt,
             0.1,
         )
-        canvas.fill(pyramid, canvas.uniform((-15, -8)), 0.5, 1.0 * scale)
+        canvas.fill(pyramid, canvas.uniform((-15.0, -8.0)), 0.5, 1.0 * scale)
     canvas.rim(outline, canvas.uniform(ranges.wall_db), 25.0, 0.3)
 
 
@@ -104,13 +104,13 @@ def diaphragm(canvas: Canvas, ranges: AnatomyRanges) -> None:
         canvas.uniform((-0.4, 0.4)) * canvas.probe.half_width_mm,
         canvas.uniform((0.7, 0.95)) * depth,
     )
-    turn = math.radians(canvas.uniform((-35, 35)))
+    turn = math.radians(canvas.uniform((-35.0, 35.0)))
     angle = turn + np.linspace(-0.6, 0.6, 80)
     across = x + radius * (np.sin(angle) - math.sin(turn))
     down = z + radius * (np.cos(angle) - math.cos(turn)) + 0.4 * canvas.wave(angle * radius, 12.0)
     beyond = np.stack(canvas.deeper(across, down, more_mm=depth), 1)
     outline = np.concatenate([np.stack([across, down], 1), beyond[::-1]])
-    canvas.fill(outline, canvas.uniform((-30, -6)), 0.6, 0.5)
+    canvas.fill(outline, canvas.uniform((-30.0, -6.0)), 0.6, 0.5)
     level = canvas.uniform(ranges.pleura_db) - 2 + 3 * canvas.wave(angle * radius, 10.0)
     canvas.line(across, down, level, 25.0, 0.5)
 
@@ -120,9 +120,9 @@ def heart(canvas: Canvas, ranges: AnatomyRanges) -> None:
     probe = canvas.probe
     depth, scale = probe.depth_mm, min(1.0, probe.depth_mm / 150)
     canvas.echo_db[:] = canvas.uniform(ranges.fat_db)
-    top = layers.wall(canvas, ranges, canvas.uniform((2, 8)) * scale)
-    layers.muscle(canvas, (top, top + canvas.uniform((5, 12)) * scale), ranges)
-    x, tilt = canvas.uniform((-10, 10)) * scale, canvas.uniform((-25, 25))
+    top = layers.wall(canvas, ranges, canvas.uniform((2.0, 8.0)) * scale)
+    layers.muscle(canvas, (top, top + canvas.uniform((5.0, 12.0)) * scale), ranges)
+    x, tilt = canvas.uniform((-10.0, 10.0)) * scale, canvas.uniform((-25.0, 25.0))
     z, long = 0.58 * depth, 0.42 * depth
     outside = canvas.blob(x, z, (0.75 * long, long), tilt, 0.06)
     patch = canvas.patch(outside, 1.0)

@@ -29,7 +29,8 @@ def gel_block(canvas: Canvas, ranges: AnatomyRanges) -> None:
     """Gel over the whole picture, at times with a skin, and with its bottom."""
     patch = canvas.patch(canvas.below(canvas.interface(-60.0, 0.0)))
     if patch is not None:
-        level = canvas.uniform(ranges.gel_db) + canvas.uniform((0, 1.2)) * canvas.noise(2, 2, patch)
+        texture = canvas.uniform((0.0, 1.2)) * canvas.noise(2.0, 2.0, patch)
+        level = canvas.uniform(ranges.gel_db) + texture
         canvas.paint(patch, level, canvas.evened(canvas.uniform(ranges.gel_attenuation)))
     if canvas.chance(0.35):
         layers.skin(canvas, ranges)
@@ -40,10 +41,10 @@ def gel_block(canvas: Canvas, ranges: AnatomyRanges) -> None:
 def floor(canvas: Canvas, depth_mm: float) -> None:
     """The bottom of a container or block: a straight mirror, with copies of itself beneath."""
     z = depth_mm + canvas.uniform((-0.08, 0.08)) * canvas.x_mm
-    level = canvas.uniform((22, 36))
+    level = canvas.uniform((22.0, 36.0))
     canvas.clear(canvas.below(z))
     canvas.fill(canvas.below(z), _WATER_DB + 15, 0.6)
-    canvas.line(canvas.x_mm, z, level, canvas.uniform((6, 12)), 0.05)
+    canvas.line(canvas.x_mm, z, level, canvas.uniform((6.0, 12.0)), 0.05)
     gap = canvas.uniform((1.0, 4.0))
     for order in range(1, 1 + canvas.random.integers(0, 5)):
         canvas.line(canvas.x_mm, z + order * gap, level - 7.0 * order, 8.0, 0.1)
@@ -53,8 +54,8 @@ def tubes(canvas: Canvas, ranges: AnatomyRanges) -> None:
     """A training block: gel with one to three vessels of smooth tube, across or lengthwise."""
     gel_block(canvas, ranges)
     probe, scale = canvas.probe, max(1.0, canvas.probe.depth_mm / 80)
-    fluid = canvas.uniform((-60, -35))
-    wall_db = canvas.uniform((6, 22)) if canvas.chance(0.7) else -math.inf
+    fluid = canvas.uniform((-60.0, -35.0))
+    wall_db = canvas.uniform((6.0, 22.0)) if canvas.chance(0.7) else -math.inf
     lengthwise = canvas.chance(0.35)
     for _ in range(canvas.random.integers(1, 4)):
         radius = canvas.uniform((1.5, 5.5)) * scale
@@ -76,7 +77,7 @@ def ring(canvas: Canvas, outline_mm: np.ndarray, fluid_db: float, wall_db: float
     canvas.clear(outline_mm)
     canvas.fill(outline_mm, fluid_db, canvas.evened(_WATER_ATTENUATION), 0.12)
     if wall_db > -100:
-        canvas.rim(outline_mm, wall_db, canvas.uniform((14, 40)), 0.3, uneven_db=1.5)
+        canvas.rim(outline_mm, wall_db, canvas.uniform((14.0, 40.0)), 0.3, uneven_db=1.5)
 
 
 def wires(canvas: Canvas, ranges: AnatomyRanges) -> None:
@@ -86,7 +87,7 @@ def wires(canvas: Canvas, ranges: AnatomyRanges) -> None:
         gel_block(canvas, ranges)
     else:
         bath(canvas)
-    level, pitch = canvas.uniform((18, 34)), canvas.uniform((0.1, 0.25)) * probe.depth_mm
+    level, pitch = canvas.uniform((18.0, 34.0)), canvas.uniform((0.1, 0.25)) * probe.depth_mm
     if canvas.chance(0.35):
         for _ in range(canvas.random.integers(2, 8)):
             slope, middle = (
@@ -155,7 +156,7 @@ def sample(canvas: Canvas, ranges: AnatomyRanges, meat: bool) -> None:
     x = canvas.uniform((-0.4, 0.4)) * probe.half_width_mm
     across = np.linspace(-1, 1, 60)
     wobble = (canvas.uniform((0.3, 1.5)) if meat else 0.15) * (1 - across**6)
-    round_off = 0.5 * high * np.abs(across) ** canvas.uniform((6, 14) if not meat else (3, 8))
+    round_off = 0.5 * high * np.abs(across) ** canvas.uniform((3.0, 8.0) if meat else (6.0, 14.0))
     upper = top + round_off + wobble * canvas.wave(across * half, 6.0)
     lower = top + high - round_off + wobble * canvas.wave(across * half, 6.0)
     edge_x = x + half * across
@@ -164,7 +165,7 @@ def sample(canvas: Canvas, ranges: AnatomyRanges, meat: bool) -> None:
     if patch is None:
         return
     if meat:
-        tilt = canvas.uniform((-20, 20))
+        tilt = canvas.uniform((-20.0, 20.0))
         texture = canvas.uniform(ranges.texture_db) * canvas.fibres(patch, tilt, 8.0, 0.8)
         canvas.paint(patch, canvas.uniform(ranges.muscle_db) + texture, canvas.uniform((0.6, 1.1)))
         middle = top + high / 2
@@ -177,7 +178,7 @@ def sample(canvas: Canvas, ranges: AnatomyRanges, meat: bool) -> None:
         layers.strands(canvas, layer, count, (2.0, 14.0), (tilt, 6.0), (low - 3, most))
     else:
         canvas.paint(patch, canvas.uniform(ranges.gel_db), canvas.uniform(ranges.gel_attenuation))
-    level = canvas.uniform((10, 20))
+    level = canvas.uniform((10.0, 20.0))
     for side, loss in ((upper, 0.0), (lower, 3.0)):
         shades = level - loss + 2 * canvas.wave(edge_x, 4.0)
         canvas.line(edge_x, side, shades, 25.0 if meat else 10.0, 0.4 if meat else 0.05)
@@ -187,9 +188,9 @@ def glove(canvas: Canvas) -> None:
     """Rings of a thin wall, filled with water: fingers or a palm, in water or in gel."""
     probe = canvas.probe
     if canvas.chance(0.6):
-        canvas.echo_db[:] = canvas.uniform((-22, -6))
+        canvas.echo_db[:] = canvas.uniform((-22.0, -6.0))
         canvas.attenuation[:] = canvas.evened(0.3)
-    inside, wall_db = canvas.uniform((-60, -25)), canvas.uniform((14, 26))
+    inside, wall_db = canvas.uniform((-60.0, -25.0)), canvas.uniform((14.0, 26.0))
     for _ in range(canvas.random.integers(1, 7)):
         radius = canvas.uniform((0.05, 0.13)) * probe.depth_mm * (3 if canvas.chance(0.12) else 1)
         x = canvas.uniform((-0.8, 0.8)) * probe.half_width_mm
@@ -197,7 +198,7 @@ def glove(canvas: Canvas) -> None:
         if not canvas.free(x, z, 1.1 * radius):
             continue
         radii = radius * canvas.uniform((1.0, 1.3)), radius
-        outline = canvas.blob(x, z, radii, canvas.uniform((-20, 20)), 0.02)
+        outline = canvas.blob(x, z, radii, canvas.uniform((-20.0, 20.0)), 0.02)
         ring(canvas, outline, inside, wall_db)
         if canvas.chance(0.6):
             inner = (x, z) + 0.93 * (outline - (x, z))

@@ -19,9 +19,9 @@ def somewhere(
     for _ in range(6):
         z = canvas.uniform(depth_mm)
         share = canvas.uniform((-0.92, 0.92))
-        line = (share / 2 + 0.5) * (canvas.probe.lines - 1)
-        sample = z / canvas.probe.sample_mm
-        x, z = (float(v) for v in canvas.probe.to_picture(np.array(sample), np.array(line)))
+        line = np.array([(share / 2 + 0.5) * (canvas.probe.lines - 1)])
+        sample = np.array([z / canvas.probe.sample_mm])
+        x, z = (float(at[0]) for at in canvas.probe.to_picture(sample, line))
         if canvas.free(x, z, 0.85 * radius_mm):
             return x, z
     return None
@@ -39,7 +39,7 @@ def vessel(
     canvas.clear(outline)
     canvas.fill(outline, canvas.uniform(ranges.blood_db), 0.2, 0.15)
     wall_db = canvas.uniform(ranges.wall_db) + (2 if artery else -3)
-    canvas.rim(outline, wall_db, canvas.uniform((12, 26)), 0.2)
+    canvas.rim(outline, wall_db, canvas.uniform((12.0, 26.0)), 0.2)
     if artery:
         stroke = canvas.uniform((0.03, 0.1)) * radius_mm
         canvas.pulsators.append(Pulsator(x_mm, z_mm, radius_mm, stroke))
@@ -63,9 +63,9 @@ def bedding(
     """The bright loose tissue that vessels and nerves lie in; draw it before them."""
     radii = radius_mm * canvas.uniform((1.2, 2.6)) + 1, radius_mm * canvas.uniform((1.0, 1.7)) + 0.3
     x_mm = x_mm + 0.5 * radius_mm * canvas.random.normal()
-    patch = canvas.patch(canvas.blob(x_mm, z_mm, radii, canvas.uniform((-25, 25)), 0.2), 0.9)
+    patch = canvas.patch(canvas.blob(x_mm, z_mm, radii, canvas.uniform((-25.0, 25.0)), 0.2), 0.9)
     if patch is not None:
-        texture = 2 * canvas.fibres(patch, canvas.uniform((-20, 20)), 2.5, 0.8)
+        texture = 2 * canvas.fibres(patch, canvas.uniform((-20.0, 20.0)), 2.5, 0.8)
         canvas.paint(patch, canvas.uniform(ranges.connective_db) - 3 + texture, 0.8)
 
 
@@ -109,7 +109,7 @@ def nerve(
     size = canvas.uniform((0.14, 0.34)) * min(radii)
     pitch = size * canvas.uniform((2.3, 3.0))
     cosine, sine = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
-    dark = canvas.uniform((-14, -4))
+    dark = canvas.uniform((-14.0, -4.0))
     rows, columns = (int(0.9 * radius / pitch) for radius in radii[::-1])
     for row in range(-rows, rows + 1):
         for column in range(-columns, columns + 1):
@@ -119,7 +119,7 @@ def nerve(
                 continue
             centre = x_mm + across * cosine - down * sine, z_mm + across * sine + down * cosine
             fascicle = size * canvas.uniform((0.65, 1.25))
-            canvas.fill(canvas.blob(*centre, (fascicle, fascicle), 0, 0.06), dark, 0.6, 0.08)
+            canvas.fill(canvas.blob(*centre, (fascicle, fascicle), 0.0, 0.06), dark, 0.6, 0.08)
     canvas.rim(outline, canvas.uniform(ranges.septum_db), 35.0, 0.5, uneven_db=3.0)
     count = int(canvas.random.integers(5, 22))
     places = canvas.random.uniform(-0.75, 0.75, (2, count)) * np.array(radii)[:, None]
@@ -139,19 +139,21 @@ def lesion(canvas: Canvas, x_mm: float, z_mm: float, radius_mm: float) -> None:
         x_mm,
         z_mm,
         (radius_mm, radius_mm * canvas.uniform((0.6, 1.0))),
-        canvas.uniform((-30, 30)),
+        canvas.uniform((-30.0, 30.0)),
         0.06,
     )
     canvas.clear(outline)
     if canvas.chance(0.4):
-        canvas.fill(outline, canvas.uniform((-60, -35)), 0.05, 0.15)
-        canvas.rim(outline, canvas.uniform((4, 16)), 15.0, 0.1)
+        canvas.fill(outline, canvas.uniform((-60.0, -35.0)), 0.05, 0.15)
+        canvas.rim(outline, canvas.uniform((4.0, 16.0)), 15.0, 0.1)
         return
     patch = canvas.patch(outline, canvas.uniform((0.2, 0.8)))
     if patch is not None:
         sign = canvas.random.choice((-1.3, 0.7))
         texture = 2 * canvas.noise(radius_mm / 2, radius_mm / 2, patch)
-        canvas.paint(patch, sign * canvas.uniform((4, 10)) + texture, canvas.uniform((0.3, 1.4)))
+        canvas.paint(
+            patch, sign * canvas.uniform((4.0, 10.0)) + texture, canvas.uniform((0.3, 1.4))
+        )
 
 
 def bone(canvas: Canvas, x_mm: np.ndarray, z_mm: np.ndarray, ranges: AnatomyRanges) -> None:
@@ -162,11 +164,11 @@ def bone(canvas: Canvas, x_mm: np.ndarray, z_mm: np.ndarray, ranges: AnatomyRang
     body = np.concatenate([np.stack([x_mm, z_mm + 0.2], 1), under[::-1]])
     canvas.clear(body)
     canvas.fill(body, -30.0, canvas.uniform(ranges.bone_attenuation), 0.5)
-    canvas.line(x_mm, z_mm, level, canvas.uniform((25, 55)), rough)
+    canvas.line(x_mm, z_mm, level, canvas.uniform((25.0, 55.0)), rough)
     # The cortex is diffuse too: a softer bright rim beneath the line.
     rim = np.concatenate([np.stack([x_mm, z_mm], 1), np.stack([x_mm, z_mm + 0.6], 1)[::-1]])
     patch = canvas.patch(rim, 0.2)
-    canvas.paint(patch, canvas.uniform((6, 14)))
+    canvas.paint(patch, canvas.uniform((6.0, 14.0)))
 
 
 def gas(
@@ -183,23 +185,23 @@ def gas(
     sample, _ = canvas.probe.to_beam(float(x_mm.mean()), float(z_mm.mean()))
     row = int(np.clip(sample, 0, canvas.probe.samples - 1))
     frequency = centre_frequency_mhz(canvas.probe)[row]
-    loss = _CAP_DB / (2 * frequency * thick / 10)
     under = np.stack(canvas.deeper(x_mm, z_mm, more_mm=thick), 1)
-    cap = np.concatenate([np.stack([x_mm, z_mm], 1), under[::-1]])
+    cap = canvas.patch(np.concatenate([np.stack([x_mm, z_mm], 1), under[::-1]]), 0.2)
     far = np.stack(canvas.deeper(under[:, 0], under[:, 1], more_mm=canvas.probe.depth_mm + 40), 1)
     shadow = canvas.patch(np.concatenate([under, far[::-1]]), 0.8)
-    if shadow is None:
+    if cap is None or shadow is None:
         return
+    drawn_cm = float(np.median(cap.weight.sum(0))) * canvas.spacing_mm / 10
+    loss = _CAP_DB / (2 * frequency * max(drawn_cm, thick / 10))
     top = float(z_mm.min())
     streaks = 4 * canvas.noise(1.5, 15.0, shadow) + 1.5 * canvas.noise(6.0, 1.2, shadow)
     # Losing its high frequencies at the gas, the echo loses less on its way through what follows.
-    fade = (
-        (-canvas.uniform((5, 28)) - 0.6 * frequency) * (shadow.z_mm - top) / canvas.probe.depth_mm
-    )
+    share = (shadow.z_mm - top) / canvas.probe.depth_mm
+    fade = -share * (canvas.uniform((5.0, 28.0)) + 0.6 * frequency)
     # Where the shadow's edge is soft, the haze must not outshine what lies beside it.
     level = haze_db + _CAP_DB + fade + streaks - 15 * (1 - shadow.weight)
     canvas.paint(shadow, level, 0.6)
-    canvas.paint(canvas.patch(cap, 0.2), haze_db + 6, loss)
+    canvas.paint(cap, haze_db + 6, loss)
 
 
 def bubble(canvas: Canvas, ranges: AnatomyRanges, width_mm: float) -> None:
@@ -209,7 +211,7 @@ def bubble(canvas: Canvas, ranges: AnatomyRanges, width_mm: float) -> None:
     x = canvas.uniform((-0.8, 0.8)) * half + across
     z = canvas.uniform((0.3, 0.85)) * depth + 0.03 * width_mm * canvas.wave(across, width_mm / 5)
     z = z + canvas.uniform((0.0, 0.25)) * width_mm * (2 * across / width_mm) ** 2
-    gas(canvas, x, z, canvas.uniform(ranges.gas_db), canvas.uniform((-20, -6)))
+    gas(canvas, x, z, canvas.uniform(ranges.gas_db), canvas.uniform((-20.0, -6.0)))
 
 
 def spots(canvas: Canvas, count: int, ranges: AnatomyRanges) -> None:
