@@ -34,6 +34,9 @@ class SplitConfig(Section):
     similarity: float = Field(
         0.6, gt=0, le=1, description="stills whose correlation reaches this stay in one part"
     )
+    by_folder: bool = Field(
+        False, description="parts as the data names them: keys begin with train/, validation/, test/"
+    )
     test_frames: tuple[tuple[int, int], ...] = Field(
         (), description="within-video check: first and last frame of each held-out stretch"
     )
@@ -48,6 +51,8 @@ class SplitConfig(Section):
     def _consistent(self) -> "SplitConfig":
         if self.test_fold >= self.folds:
             raise ValueError(f"test_fold {self.test_fold} must be below folds {self.folds}")
+        if self.by_folder and self.test_frames:
+            raise ValueError("by_folder takes the parts from the data; leave test_frames out")
         if bool(self.test_frames) != bool(self.validation_frames):
             raise ValueError("test_frames and validation_frames must be given together")
         if any(first > last for first, last in (*self.test_frames, *self.validation_frames)):

@@ -32,11 +32,14 @@ def split(videos: Sequence[Video], config: SplitConfig, seed: int) -> Split:
     Patients stay whole, then recordings, then groups of near-identical stills. The groups are dealt
     into `config.folds` parts of about equal numbers of frames and of boxes of every class; part
     `config.test_fold` is the test, and of the rest about `config.validation_fraction` validates.
-    With `config.test_frames` a single recording is divided by stretches of frames instead.
+    With `config.by_folder` the recordings' keys name their parts instead (`train/clip-00012`), and
+    with `config.test_frames` a single recording is divided by stretches of frames.
 
     Raises:
         InputError: there are too few groups, or a part would be empty.
     """
+    if config.by_folder:
+        return _split_by_folder(videos)
     if config.test_frames:
         return _split_within(videos, config)
     groups = _groups(videos, config.similarity)
@@ -71,6 +74,23 @@ def _too_few(count: int, config: SplitConfig) -> InputError:
         "beside the test; add recordings or lower folds, or hold out stretches of one recording "
         "with data.split.test_frames and validation_frames"
     )
+
+
+def _split_by_folder(videos: Sequence[Video]) -> Split:
+    """Recordings whose key begins with no part's name (`shifted/...`) are in no part."""
+    samples: dict[str, list[tuple[int, int]]] = {name: [] for name in PARTS}
+    for index, video in enumerate(videos):
+        part, slash, _ = video.key.partition("/")
+        if slash and part in samples:
+            samples[part] += [(index, frame) for frame in sorted(video.labels)]
+    for name in ("train", "validation"):
+        if not samples[name]:
+            raise InputError(
+                f"data.split.by_folder: no labelled recording lies in {name}/ (the first one is "
+                f"{videos[0].key}); give the folder that holds train/ and validation/, or leave "
+                "by_folder out"
+            )
+    return Split(**samples)
 
 
 def _groups(videos: Sequence[Video], similarity: float) -> list[list[int]]:

@@ -5,6 +5,7 @@ format has one module with `read_x(path) -> list[Video]`; docs/formats.md lists 
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,9 @@ _PICTURES = {
     "dicom": DICOM_SUFFIXES,
     "metaimage": METAIMAGE_SUFFIXES,
 }
+# Parts of a data set that lie in folders of these names, each with its own COCO file.
+_PARTS = ("train", "validation", "test")
+_SIMULATOR = "simulator:"
 _ALLOWED = " ".join(suffix for suffixes in _PICTURES.values() for suffix in suffixes)
 
 
@@ -38,7 +42,9 @@ def read(
 
     A `.json` file is COCO or COCO-video, an `.xml` file CVAT; a folder is YOLO (`data.yaml`, or
     `images` and `labels`), Pascal VOC (`Annotations` and `JPEGImages`), COCO (exactly one `.json`
-    in it), or simply holds images, videos, DICOM or MetaImage files, which are then unlabelled.
+    in it, or in each of `train`, `validation` and `test` below it), or simply holds images, videos,
+    DICOM or MetaImage files, which are then unlabelled. `simulator:needle-small` and
+    `simulator:needle-small/test` are simulated data sets (docs/simulator.md).
 
     Args:
         path: file or folder.
@@ -52,10 +58,17 @@ def read(
     ['monday/clip1.mp4', 'monday/clip2.mp4']
     """
     source = Path(path)
-    kind = _kind(source)
+    simulated = os.fspath(path).startswith(_SIMULATOR)
+    kind = "simulator" if simulated else _kind(source)
     if images and kind not in ("coco", "cvat"):
         raise InputError(f"{source}: images={images!r} is for COCO and CVAT files; leave it out")
     match kind:
+        case "simulator":
+            from sonodetr.simulator.frames import read_simulated
+
+            return read_simulated(os.fspath(path))
+        case "parts":
+            return _read_parts(source, on_bad_label)
         case "coco":
             from sonodetr.formats.coco import read_coco
 
@@ -80,7 +93,8 @@ def read(
 def open_source(address: str | os.PathLike[str]) -> Video:
     """Open one recording: a video, a DICOM or MetaImage file, an image, or a folder of images.
 
-    The images of a folder are the frames of one recording, in natural order.
+    The images of a folder are the frames of one recording, in natural order. `simulator:7` is a
+    simulated recording of seed 7 (docs/simulator.md).
 
     Raises:
         InputError: nothing is there, or it is not exactly one recording.
@@ -89,6 +103,8 @@ def open_source(address: str | os.PathLike[str]) -> Video:
     342
     """
     source = Path(address)
+    if os.fspath(address).startswith(_SIMULATOR):
+        return _only(read(address), source)
     kind = _kind(source)
     if kind not in _PICTURES:
         raise InputError(
@@ -99,13 +115,33 @@ def open_source(address: str | os.PathLike[str]) -> Video:
         from sonodetr.formats.images import read_image_sequence
 
         return read_image_sequence(source)
-    videos = _read_pictures(source, kind)
+    return _only(_read_pictures(source, kind), source)
+
+
+def _only(videos: list[Video], source: Path) -> Video:
     if len(videos) > 1:
         raise InputError(
             f"{source}: holds {len(videos)} recordings ({videos[0].key}, {videos[1].key}, ...); "
             "name one of them"
         )
     return videos[0]
+
+
+def _read_parts(folder: Path, on_bad_label: Literal["error", "skip"]) -> list[Video]:
+    """The recordings of all parts; their keys begin with the part's name."""
+    from sonodetr.formats.annotations import unique
+    from sonodetr.formats.coco import read_coco
+
+    videos = [
+        video if video.key.startswith(f"{part}/") else replace(video, key=f"{part}/{video.key}")
+        for part in _PARTS
+        for file in _label_files(folder / part)
+        for video in read_coco(file, on_bad_label=on_bad_label)
+    ]
+    unique((video.key for video in videos), "recording", folder)
+    if len({video.classes for video in videos}) > 1:
+        raise InputError(f"{folder}: the parts have different categories; give all the same ones")
+    return videos
 
 
 def _read_pictures(source: Path, kind: str) -> list[Video]:
@@ -129,7 +165,7 @@ def _read_pictures(source: Path, kind: str) -> list[Video]:
 
 
 def _kind(source: Path) -> str:
-    """The format of a file or folder: a key of `_PICTURES`, coco, cvat, yolo or voc."""
+    """The format of a file or folder: a key of `_PICTURES`, coco, parts, cvat, yolo or voc."""
     if source.is_dir():
         return _kind_of_folder(source)
     existing_file(source)
@@ -159,6 +195,10 @@ def _kind_of_folder(folder: Path) -> str:
         raise InputError(f"{folder}: holds several label files; name one of: {names}")
     if labels:
         return "coco"
+    if {"train", "validation"} <= has and all(
+        len(_label_files(folder / part)) == 1 for part in _PARTS if part in has
+    ):
+        return "parts"
     kinds = {kind for path in walk(folder) if (kind := _kind_of_pictures(path))}
     if not kinds:
         raise InputError(

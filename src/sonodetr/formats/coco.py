@@ -31,7 +31,7 @@ from sonodetr.formats.annotations import (
     unique,
 )
 from sonodetr.formats.images import ImageFrames, image_frames
-from sonodetr.types import Spacing, Video
+from sonodetr.types import Region, Spacing, Video
 
 _Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Pixels = Annotated[int, Field(gt=0, lt=10**6)]
@@ -53,6 +53,7 @@ class _Recording(_Record):
     patient: str | int | None = None
     patient_id: str | int | None = None
     spacing_mm: Annotated[list[_Millimetres], Field(min_length=2, max_length=2)] | None = None
+    region_px: Annotated[list[int], Field(min_length=4, max_length=4)] | None = None
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -65,6 +66,8 @@ class _Recording(_Record):
         about: dict[str, Any] = {} if patient is None else {"patient": str(patient)}
         if self.spacing_mm:
             about["spacing_mm"] = Spacing(*self.spacing_mm)
+        if self.region_px:
+            about["region_px"] = Region(*self.region_px)
         return about
 
 
@@ -141,6 +144,8 @@ def read_coco(
     unique((video.key for video, _ in opened), "recording", source)
     if not opened:
         raise InputError(f"{source}: lists no images; there is nothing to read")
+    for video, _ in opened:
+        _check_region(video, source)
 
     sizes = {image: video.frames.size for video, frames in opened for image in frames}
     index_of = {category.id: index for index, category in enumerate(categories)}
@@ -162,6 +167,17 @@ def read_coco(
         )
         for video, frames in opened
     ]
+
+
+def _check_region(video: Video, source: Path) -> None:
+    if video.region_px is None:
+        return
+    (x0, y0, x1, y1), (height, width) = video.region_px, video.frames.size
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise InputError(
+            f"{source}: {video.key}: region_px {x0}, {y0}, {x1}, {y1} (left, top, right, bottom) "
+            f"is no rectangle inside the {width} x {height} pixels"
+        )
 
 
 def _row(
