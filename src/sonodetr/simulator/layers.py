@@ -85,7 +85,7 @@ def strands(
     angle = along[0] + share * (along[1] - along[0]) + random.normal(*angle_deg, count)
     # Many short ones and few long ones.
     length = length_mm[0] + (length_mm[1] - length_mm[0]) * random.random(count) ** 2
-    inside = lower - upper > 0.3
+    inside = lower - upper > 0.6
     canvas.strands(
         *(values[inside] for values in (x, z, angle, length, random.uniform(*level_db, count)))
     )
