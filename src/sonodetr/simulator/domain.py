@@ -47,7 +47,13 @@ STANDARD = Domain(
     (
         ProbeRanges("linear", 0.65, (6, 14), (25, 60), (15, 25), width_mm=(25, 50)),
         ProbeRanges(
-            "curvilinear", 0.25, (3, 6), (60, 140), (20, 35), radius_mm=(40, 65), sector_deg=(50, 75)
+            "curvilinear",
+            0.25,
+            (3, 6),
+            (60, 140),
+            (20, 35),
+            radius_mm=(40, 65),
+            sector_deg=(50, 75),
         ),
         ProbeRanges(
             "phased", 0.1, (2.5, 4.5), (70, 140), (14, 20), radius_mm=(1, 3), sector_deg=(70, 90)

@@ -216,7 +216,9 @@ class Formation:
         width = 1 / np.hypot(np.cos(off) / across, np.sin(off) / along)
         law = angle_law(np.degrees(off), reflectors.law_deg)
         level = 10 ** (reflectors.level_db / 20) * law
-        size = level * reflectors.step_mm / (self.beam.peak[sample] * math.sqrt(2 * math.pi) * width)
+        size = (
+            level * reflectors.step_mm / (self.beam.peak[sample] * math.sqrt(2 * math.pi) * width)
+        )
         return size * np.exp(1j * reflectors.phase_rad)
 
     def _loss_db(self, attenuation_sum: Any) -> Any:
@@ -230,16 +232,18 @@ class Formation:
         # The scanner's filter follows the shift down to half the centre frequency, no further.
         tracked = nepers.clip(max=0.5 * self.probe.frequency_mhz / variance)
         excess = (nepers - tracked) * 0.5 * self.probe.frequency_mhz
-        return (
-            tracked * self.probe.frequency_mhz - tracked**2 * (variance / 2) + excess
-        ) * (20 / math.log(10))
+        return (tracked * self.probe.frequency_mhz - tracked**2 * (variance / 2) + excess) * (
+            20 / math.log(10)
+        )
 
     def _noise(self, frames: slice, count: int) -> Tensor:
         """Electronic noise of every frame, amplified with depth by the time-gain compensation."""
         pictures = []
         for frame in range(*frames.indices(len(self.motion))):
             random = torch.Generator(self.device)
-            random.manual_seed(int(np.random.SeedSequence((*self.seed, 1, frame)).generate_state(1)[0]))
+            random.manual_seed(
+                int(np.random.SeedSequence((*self.seed, 1, frame)).generate_state(1)[0])
+            )
             pictures.append(
                 torch.randn(
                     (self.probe.samples, self.probe.lines),

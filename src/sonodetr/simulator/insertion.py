@@ -181,9 +181,7 @@ def _way(
     """
     face = probe.half_width_mm if probe.kind == "linear" else probe.aperture_mm / 2
     sample, line = random.uniform(0.15, 0.9), random.uniform(0.15, 0.85)
-    x, z = probe.to_picture(
-        np.array(sample * probe.samples), np.array(line * probe.lines)
-    )
+    x, z = probe.to_picture(np.array(sample * probe.samples), np.array(line * probe.lines))
     off = random.normal(0, ranges.misaligned_mm, 2)
     if random.random() < ranges.out_of_plane:
         away = random.uniform(0.3, 1.2) * float(z - probe.top_mm) * random.choice((-1, 1))

@@ -133,9 +133,7 @@ class Instrument:
         return Echoes(_reflectors(np.concatenate((*rows, bright), 1)), loss)
 
 
-def slice_profile(
-    probe: Probe, points_mm: Float64[np.ndarray, "n 3"]
-) -> Float64[np.ndarray, " n"]:
+def slice_profile(probe: Probe, points_mm: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, " n"]:
     """Sensitivity of the slice at every point, 1 in its middle, one half at its thickness."""
     half = probe.slice_at_mm(points_mm[:, 2]) / 2
     return np.exp(-math.log(2) * (points_mm[:, 1] / half) ** 2)

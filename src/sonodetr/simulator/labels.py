@@ -137,7 +137,10 @@ class Labeller:
         else:
             sample, _ = self.probe.to_beam(x, z)
             length = np.maximum((sample + 0.5) * self.probe.sample_mm, 0)
-            path_x, path_z = x - (1 - reach) * length * np.sin(beam), z - (1 - reach) * length * np.cos(beam)
+            path_x, path_z = (
+                x - (1 - reach) * length * np.sin(beam),
+                z - (1 - reach) * length * np.cos(beam),
+            )
         depth = np.hypot(path_x - path_x[0], path_z - path_z[0])[-1]
         attenuation = self._map(self.tissue.attenuation_db_cm_mhz, path_x, path_z, frame).mean(0)
         per_db = 2 * self.probe.frequency_mhz * depth / 10

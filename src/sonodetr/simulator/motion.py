@@ -82,7 +82,9 @@ class Pose:
             return torch.tensor(values[frames], dtype=torch.float32, device=device)[:, None]
 
         return Pose(
-            *(column(motion.probe_mm[:, axis]) for axis in range(3)),
+            slide_x=column(motion.probe_mm[:, 0]),
+            slide_y=column(motion.probe_mm[:, 1]),
+            lift=column(motion.probe_mm[:, 2]),
             tilt=column(np.tan(motion.tilt_rad)),
             cosine=column(np.cos(motion.rock_rad)),
             sine=column(np.sin(motion.rock_rad)),
@@ -116,7 +118,7 @@ class Pose:
         return self.cosine * x + self.sine * z, y, self.cosine * z - self.sine * x
 
     def to_tissue(self, tissue: Any, x: Any, z: Any) -> tuple[Any, Any]:
-        """Position in the probe's plane `[N]` -> tissue at rest, `[F, N]` each; undoes `to_probe`."""
+        """Position in the probe's plane `[N]` -> tissue at rest `[F, N]`; undoes `to_probe`."""
         x, z = self.cosine * x - self.sine * z, self.cosine * z + self.sine * x
         shear_x, shear_z = tissue.shear
         y = -self.slide_y - self.tilt * z

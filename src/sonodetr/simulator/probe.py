@@ -144,7 +144,7 @@ class Probe:
         """
         if self.kind == "linear":
             return z_mm / self.sample_mm - 0.5, x_mm / self.line_step + (self.lines - 1) / 2
-        arrays = np
+        arrays: Any = np
         if not isinstance(x_mm, (np.ndarray, float)):
             import torch
 

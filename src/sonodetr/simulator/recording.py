@@ -90,9 +90,7 @@ class Recording:
                 align_corners=False,
             )
             frames.append((shown[:, 0] * 255).round().clamp(0, 255).byte().cpu().numpy())
-        return paint(
-            self.screen, np.concatenate(frames), self.layout.mask(self.probe), self.layout
-        )
+        return paint(self.screen, np.concatenate(frames), self.layout.mask(self.probe), self.layout)
 
     def _decimation(self) -> tuple[int, int]:
         """Samples and lines that are averaged into one, so that scan conversion skips none."""
@@ -136,6 +134,4 @@ def draw_recording(config: SimulatorConfig, index: int) -> Recording:
         kind = config.instruments[random.integers(len(config.instruments))]
         instrument = draw_instrument(random, probe, times, kind, domain.insertion)
         motion = drag_along(motion, instrument)
-    return Recording(
-        config, index, probe, tissue, motion, instrument, scanner, layout, screen
-    )
+    return Recording(config, index, probe, tissue, motion, instrument, scanner, layout, screen)
