@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 export OMP_NUM_THREADS ?= 1
 WORKERS ?= 2
 
-.PHONY: help setup lint test clean
+.PHONY: help setup demo lint test clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -28,6 +28,9 @@ $(STAMP): pyproject.toml
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[dev]'
 	@touch $@
+
+demo: $(STAMP)  ## simulate, train, evaluate and show a page: about 10 minutes on 2 cores
+	env -u OMP_NUM_THREADS $(BIN)/sonodetr demo
 
 lint: $(STAMP)  ## check style, types and the direction of imports
 	$(BIN)/ruff check
