@@ -35,7 +35,8 @@ class SplitConfig(Section):
         0.6, gt=0, le=1, description="stills whose correlation reaches this stay in one part"
     )
     by_folder: bool = Field(
-        False, description="parts as the data names them: keys begin with train/, validation/, test/"
+        False,
+        description="parts as the data names them: train/, validation/ and test/ begin its keys",
     )
     test_frames: tuple[tuple[int, int], ...] = Field(
         (), description="within-video check: first and last frame of each held-out stretch"

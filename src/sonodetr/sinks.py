@@ -105,9 +105,26 @@ def overlay_picture(path: str | os.PathLike[str], *, show_outside: bool = False)
 def overlay_video(
     path: str | os.PathLike[str], frame_rate_hz: float, *, show_outside: bool = False
 ) -> Iterator[Write]:
-    """An MP4 (H.264, 4:2:0) that plays in a browser: every frame with its detections.
+    """An MP4 of every frame with its detections (see `picture_video`).
 
-    Frames keep the times they have in their source; those that do not move on are shown for one
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with picture_video(path, frame_rate_hz) as write_picture:
+
+        def write(frame: Frame, detections: Detections) -> None:
+            write_picture(draw(frame, detections, show_outside=show_outside), frame.time_s)
+
+        yield write
+
+
+@contextmanager
+def picture_video(
+    path: str | os.PathLike[str], frame_rate_hz: float
+) -> Iterator[Callable[[Picture, float], None]]:
+    """An MP4 (H.264, 4:2:0) that plays in a browser; yields `write(picture, time_s)`.
+
+    Pictures keep the times they have in their source; those that do not move on are shown for one
     period of `frame_rate_hz`. An odd width or height is made even by repeating the last pixel.
 
     Raises:
@@ -125,13 +142,13 @@ def overlay_video(
         stream.codec_context.time_base = Fraction(1, _TICKS)
         last = -period
 
-        def write(frame: Frame, detections: Detections) -> None:
+        def write(picture: Picture, time_s: float) -> None:
             nonlocal last
-            picture = _even(draw(frame, detections, show_outside=show_outside))
+            picture = _even(picture)
             if last < 0:
                 stream.height, stream.width = picture.shape[:2]
             coded = av.VideoFrame.from_ndarray(picture)
-            tick = round(frame.time_s * _TICKS)
+            tick = round(time_s * _TICKS)
             coded.pts = last = tick if tick > last else last + period
             coded.time_base = Fraction(1, _TICKS)
             container.mux(stream.encode(coded))

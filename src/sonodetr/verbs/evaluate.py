@@ -1,0 +1,46 @@
+"""`sonodetr evaluate`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sonodetr.verbs.answers import Json, Model, answer
+
+
+def evaluate(
+    model: Model,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="labelled data: folder or file")],
+    split: Annotated[
+        Literal["all", "train", "validation", "test"],
+        typer.Option(help="all labelled frames, or a part of the run's own division"),
+    ] = "all",
+    images: Annotated[str, typer.Option(help="folder of the pictures, if elsewhere")] = "",
+    on_bad_label: Annotated[
+        Literal["error", "skip"], typer.Option(help="stop at a bad label, or skip it")
+    ] = "error",
+    out: Annotated[
+        Path | None, typer.Option(help="folder for the results  [default: MODEL/evaluation-SPLIT]")
+    ] = None,
+    json_out: Json = "",
+) -> None:
+    """Measure a model on labelled data.
+
+    Writes evaluation.json and precision_recall.png, and shows the main figures with their
+    intervals over recordings.
+
+    \b
+    Examples:
+      sonodetr evaluate runs/nerves data/coco.json --split test
+      sonodetr evaluate runs/nerves data/coco.json --json -
+    """
+    from rich.console import Console
+
+    from sonodetr.evaluation.evaluate import evaluate as measure
+    from sonodetr.evaluation.tables import print_evaluation
+
+    folder = out or Path(model) / f"evaluation-{split}"
+    result = measure(model, data, out=folder, split=split, images=images, on_bad_label=on_bad_label)
+    if json_out != "-":
+        print_evaluation(result, Console())
+    answer(result, json_out, f"{folder}: evaluation.json and precision_recall.png")

@@ -1,0 +1,121 @@
+"""`sonodetr predict`."""
+
+import sys
+import time
+from itertools import tee
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sonodetr.files import InputError
+from sonodetr.verbs.answers import Json, Model, answer
+
+if TYPE_CHECKING:
+    from sonodetr.predictor import Predictor, RegionChoice
+    from sonodetr.sinks import Write
+    from sonodetr.types import Video
+
+
+def predict(
+    model: Model,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="video, DICOM, MetaImage, picture, folder of pictures"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="folder for the results")],
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="least score, 0 to 1  [default: the model's own]"),
+    ] = None,
+    region: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|full|x0,y0,x1,y1",
+            help="what the model sees: the ultrasound picture, everything, or a rectangle in "
+            "pixels  [default: as in training]",
+        ),
+    ] = "",
+    show_outside: Annotated[
+        bool, typer.Option("--show-outside", help="do not black out what lies around the region")
+    ] = False,
+    no_video: Annotated[bool, typer.Option("--no-video", help="write no overlay")] = False,
+    json_out: Json = "",
+) -> None:
+    """Find objects in a recording or picture.
+
+    Writes OUT/detections.jsonl, one line a frame, and OUT/overlay.mp4 (overlay.png for one
+    picture). What lies outside the ultrasound picture, where names are shown, is blacked out.
+
+    \b
+    Examples:
+      sonodetr predict runs/nerves needle.mp4 --out predictions
+      sonodetr predict runs/nerves cine.dcm --out predictions --threshold 0.3 --no-video
+      sonodetr predict runs/nerves screen.mp4 --out predictions --region 120,80,900,700
+    """
+    choice = _region(region)
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"--threshold {threshold} is not allowed; give a score from 0 to 1")
+    from sonodetr.formats import open_source
+    from sonodetr.predictor import load
+    from sonodetr.sinks import prediction_files
+
+    predictor = load(model)
+    video = predictor.with_region(open_source(source), choice)
+    if video.region_px is None:
+        print(
+            f"sonodetr: warning: no ultrasound region found in {source}: whole frames are shown, "
+            "names may be visible; give --region x0,y0,x1,y1",
+            file=sys.stderr,
+        )
+    least = predictor.threshold if threshold is None else threshold
+    with prediction_files(out, video, overlay=not no_video, show_outside=show_outside) as files:
+        write, paths = files
+        count, seconds = _predict(predictor, video, least, write)
+    result = {
+        "model": model,
+        "source": str(source),
+        "threshold": least,
+        "frames": len(video),
+        "detections": count,
+        "seconds": round(seconds, 3),
+        "files": [str(path) for path in paths],
+    }
+    written = ", ".join(str(path) for path in paths)
+    text = f"{count} detections in {len(video)} frames, {len(video) / seconds:.1f} frames a second"
+    answer(result, json_out, f"{written}: {text}")
+
+
+def _region(text: str) -> "RegionChoice | None":
+    if text in ("", "auto", "full"):
+        return text or None  # type: ignore[return-value]
+    from sonodetr.types import Region
+
+    try:
+        x0, y0, x1, y1 = map(int, text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--region {text!r} is not allowed; give auto, full or x0,y0,x1,y1 in whole pixels"
+        ) from None
+    return Region(x0, y0, x1, y1)
+
+
+def _predict(
+    predictor: "Predictor", video: "Video", threshold: float, write: "Write"
+) -> tuple[int, float]:
+    """Write what is found in every frame of a recording; number of detections, and seconds."""
+    from sonodetr.progress import progress_bar
+    from sonodetr.types import frames_of
+
+    # `predict_frames` reads no frame ahead, so that only one waits here to be drawn.
+    frames, again = tee(frames_of(video))
+    count, started = 0, time.monotonic()
+    found = predictor.predict_frames(frames, threshold=threshold)
+    with progress_bar("predict", len(video), "frames") as advance:
+        for frame, detections in zip(again, found, strict=True):
+            write(frame, detections)
+            count += len(detections)
+            advance()
+    return count, time.monotonic() - started
