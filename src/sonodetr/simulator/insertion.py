@@ -10,7 +10,7 @@ from sonodetr.simulator.instrument import Instrument
 from sonodetr.simulator.motion import Motion
 from sonodetr.simulator.probe import Probe
 
-Range = tuple[float, float]
+Range = tuple[float | int, float | int]
 Kind = Literal["needle", "catheter", "guidewire"]
 _FINE_HZ = 200.0  # speeds are integrated at this rate, whatever the frame rate
 _DRAG_MM, _DRAG_SPEED_MM_S = 0.5, 8.0
@@ -181,17 +181,22 @@ def _way(
     """
     face = probe.half_width_mm if probe.kind == "linear" else probe.aperture_mm / 2
     sample, line = random.uniform(0.15, 0.9), random.uniform(0.15, 0.85)
-    x, z = probe.to_picture(np.array(sample * probe.samples), np.array(line * probe.lines))
+    x, z = (
+        float(place[0])
+        for place in probe.to_picture(
+            np.array([sample * probe.samples]), np.array([line * probe.lines])
+        )
+    )
     off = random.normal(0, ranges.misaligned_mm, 2)
     if random.random() < ranges.out_of_plane:
-        away = random.uniform(0.3, 1.2) * float(z - probe.top_mm) * random.choice((-1, 1))
-        entry_x = float(x) + random.normal(0, 3)
+        away = random.uniform(0.3, 1.2) * (z - probe.top_mm) * random.choice((-1, 1))
+        entry_x = x + random.normal(0, 3)
         return np.array([entry_x, away, probe.top_mm]), np.array([x, off[0], z])
     side = random.choice((-1, 1))
-    below = float(z) - probe.top_mm
+    below = z - probe.top_mm
     nearest, farthest = (below / math.tan(math.radians(angle)) for angle in ranges.angle_deg[::-1])
     gap = random.uniform(1, 15)
-    distance = np.clip(face + gap + side * float(x), nearest, farthest)
+    distance = np.clip(face + gap + side * x, nearest, farthest)
     return np.array([x - side * distance, off[0], probe.top_mm]), np.array([x, off[1], z])
 
 

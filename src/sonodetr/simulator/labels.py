@@ -97,7 +97,7 @@ class Labeller:
         return (x >= region.x0) & (x <= region.x1) & (y >= region.y0) & (y <= region.y1)
 
     def _pixels(self, point_mm: np.ndarray) -> np.ndarray:
-        return np.stack(self.layout.to_pixels(point_mm[0], point_mm[1]))
+        return np.concatenate(self.layout.to_pixels(point_mm[:1], point_mm[1:]))
 
     def _box(self, instrument: Instrument, visible_mm: np.ndarray) -> np.ndarray:
         """Box of the visible part: its width is the instrument's and half an echo on each side."""
