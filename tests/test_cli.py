@@ -12,6 +12,12 @@ import torch
 
 from sonodetr import __version__, cli
 from sonodetr.cli import run
+from sonodetr.formats import open_source, read
+from sonodetr.simulator.datasets import configure
+from sonodetr.simulator.recording import draw_recording
+from sonodetr.simulator.settings import SimulatorConfig
+
+LOOK = {"clips": 7, "frames": 3, "image_size": (64, 64)}
 
 
 @pytest.fixture
@@ -110,6 +116,64 @@ def test_predict_picture(answer, tiny_run, tmp_path):
     assert (cv2.imread(str(tmp_path / "p" / "overlay.png")) == 180).all()
 
 
+def test_predict_simulated(answer, tiny_run, tmp_path):
+    words = ("predict", tiny_run, "simulator:needle-small/test/3", "--out", tmp_path / "p")
+    result = answer(*words, "--threshold", 0)
+    assert (result["source"], result["frames"]) == ("simulator:needle-small/test/3", 8)
+
+
+def test_simulate(answer, tmp_path):
+    words = ("--clips", 2, "--frames", 3, "--size", 64, "--rate", 5, "--seed", 3, "--workers", 1)
+    result = answer("simulate", tmp_path / "a", *words)
+    assert result["files"] == [str(tmp_path / "a" / "coco.json")]
+    settings = result["parts"][""]
+    assert settings["image_size"] == [64, 64]
+    assert (settings["clips"], settings["seed"], settings["frame_rate_hz"]) == (2, 3, 5.0)
+    videos = read(tmp_path / "a")
+    assert [(video.key, len(video)) for video in videos] == [("clip-00000", 3), ("clip-00001", 3)]
+    assert videos[0].frame_rate_hz == pytest.approx(5)
+
+
+@pytest.fixture
+def tiny_set(monkeypatch):
+    """A named data set of one clip a part."""
+    parts = {
+        name: SimulatorConfig(clips=1, frames=2, image_size=(64, 64), seed=seed)
+        for seed, name in enumerate(("train", "validation", "test", "shifted"))
+    }
+    monkeypatch.setattr("sonodetr.simulator.datasets.DATA_SETS", {"tiny": parts})
+
+
+def test_simulate_a_named_set(answer, tiny_set, tmp_path):
+    answer("simulate", tmp_path, "--set", "tiny", "--workers", 1)
+    names = [f"{part}/clip-00000" for part in ("train", "validation", "test")]
+    assert [video.key for video in read(tmp_path)] == names
+    assert [video.key for video in read(tmp_path / "shifted")] == ["shifted/clip-00000"]
+
+
+def test_simulate_a_preview(answer, tiny_set, tmp_path):
+    result = answer("simulate", tmp_path, "--clips", 7, "--frames", 3, "--size", 64, "--preview")
+    assert result["files"] == [str(tmp_path / "preview.png"), str(tmp_path / "preview.mp4")]
+    assert {path.name for path in tmp_path.iterdir()} == {"preview.png", "preview.mp4"}
+    # Six columns of a picture and its labelled copy, two rows, with 2 px between.
+    sheet = cv2.imread(str(tmp_path / "preview.png"))
+    assert sheet.shape == (2 * 66 - 2, 6 * 130 - 2, 3)
+    assert (sheet[:64, :64] == draw_recording(configure(**LOOK), 0).pictures()[1, ..., None]).all()
+    assert len(open_source(tmp_path / "preview.mp4")) == 51  # 17 times 3 frames at 10 Hz
+    answer("simulate", tmp_path / "set", "--set", "tiny", "--preview")
+    assert "preview-shifted.mp4" in {path.name for path in (tmp_path / "set").iterdir()}
+
+
+def test_hashes_of_simulated_data(answer, tiny_set, capsys):
+    rows = answer("simulate", "--set", "tiny", "--hash")["hashes"]
+    assert list(rows) == ["train", "validation", "test", "shifted"]
+    assert len({row["labels"] for row in rows.values()}) == 4
+    assert run(["simulate", "--set", "tiny", "--hash"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 5
+    assert table[1].split() == ["train", "1", rows["train"]["labels"], rows["train"]["pixels"]]
+
+
 def test_predict_without_overlay(answer, tiny_run, tiny_video, tmp_path):
     answer("predict", tiny_run, tiny_video, "--out", tmp_path / "p", "--no-video")
     assert [path.name for path in (tmp_path / "p").iterdir()] == ["detections.jsonl"]
@@ -147,6 +211,14 @@ def test_info_of_the_installation(answer, capsys):
         ),
         (["predict", "a", "b", "--out", "c", "--region", "1,2,3"], "auto, full or x0,y0,x1,y1"),
         (["evaluate", "a", "b", "--split", "tst"], "'train', 'validation', 'test'"),
+        (["simulate"], "no folder is named"),
+        (["simulate", "a", "--size", "0"], "--size"),
+        (["simulate", "a", "--empty", "2"], "--empty"),
+        (["simulate", "a", "--domain", "real"], "'standard', 'shifted'"),
+        (["simulate", "a", "--set", "needel"], "did you mean 'needle'"),
+        (["simulate", "a", "--set", "needle", "--seed", "3"], "leave out --seed, or --set"),
+        (["predict", "a", "simulator:nedle", "--out", "c"], "no such run folder"),
+        (["evaluate", "a", "simulator:nedle"], "'nedle' is no simulated data set"),
         (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["info", "nowhere"], "nowhere: is not a run folder"),
         (["--nonsense"], "sonodetr --help"),

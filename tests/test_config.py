@@ -66,6 +66,10 @@ def test_environment(written, monkeypatch):
         ("name: a/b", "name: 'a/b' is not allowed"),
         ("model: {hidden_dim: 100}", "model: hidden_dim 100 must be a multiple of"),
         ("data: {split: {test_fold: 3, folds: 3}}", "test_fold 3 must be below folds 3"),
+        (
+            "data: {split: {by_folder: true, test_frames: [[1, 2]], validation_frames: [[4, 5]]}}",
+            "by_folder takes the parts from the data",
+        ),
         ("train: {learning_rate: .nan}", "train.learning_rate"),
         ("train: {learning_rate: .inf}", "train.learning_rate"),
         ("seed: 2020-01-01", "not plain YAML"),

@@ -34,7 +34,7 @@ def start(words, prepare=lambda: None, **options):
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"], ["predict"]])
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["simulate", "-h"], ["predict"]])
 def test_answers_at_once(words):
     """No torch, transformers, onnxruntime, numpy, cv2 or av for help and wrong words."""
     code = (
@@ -51,7 +51,7 @@ def test_answers_at_once(words):
 def test_version_and_examples():
     version = subprocess.run([*PYTHON, "--version"], capture_output=True, text=True, check=True)
     assert version.stdout.startswith("sonodetr 0.")
-    for verb in ("train", "evaluate", "predict", "info"):
+    for verb in ("simulate", "train", "evaluate", "predict", "info"):
         shown = subprocess.run([*PYTHON, verb, "-h"], capture_output=True, text=True, check=True)
         assert f"  sonodetr {verb} " in shown.stdout
 
@@ -94,6 +94,18 @@ def test_ctrl_c_while_training(tiny_training, tmp_path):
     assert "Traceback" not in stderr
     assert "sonodetr: stopped; go on from the last checkpoint with --resume" in stderr
     assert not [path for path in run.rglob("*") if ".part" in path.name]
+
+
+def test_ctrl_c_while_simulating(tmp_path):
+    """Finished clips stay; its processes say nothing and leave nothing half-written."""
+    out = tmp_path / "out"
+    process = start(["simulate", out, "--clips", "500", "--size", "64", "--workers", "2"])
+    code, stdout, stderr = interrupt(process, lambda: len(list(out.glob("clip-*"))) > 1)
+    assert (code, stdout) == (130, "")
+    assert stderr == "sonodetr: stopped; finished clips are kept; start it again to go on\n"
+    assert all(len(list(clip.glob("*.png"))) == 8 for clip in out.glob("clip-*"))
+    assert not list(out.glob(".*"))
+    assert not (out / "coco.json").exists()
 
 
 def small_files():

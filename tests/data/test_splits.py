@@ -162,6 +162,22 @@ def test_a_stored_division_is_found_again() -> None:
     } == {(videos[index].key, frame) for index, frame in division.test}
 
 
+def test_folders_name_the_parts() -> None:
+    keys = ("test/a", "train/b", "shifted/c", "train/d", "validation/e", "train", "training/f")
+    division = split([clip(2, key) for key in keys], SplitConfig(by_folder=True), 0)
+    assert division.train == [(1, 0), (1, 1), (3, 0), (3, 1)]
+    assert division.validation == [(4, 0), (4, 1)]
+    assert division.test == [(0, 0), (0, 1)]
+    without = split([clip(2, "train/a"), clip(2, "validation/b")], SplitConfig(by_folder=True), 0)
+    assert without.test == []
+
+
+def test_folders_that_name_no_parts() -> None:
+    videos = [clip(2, "clip-00000"), clip(2, "train/b")]
+    with pytest.raises(InputError, match=r"lies in validation/ \(the first one is clip-00000\)"):
+        split(videos, SplitConfig(by_folder=True), 0)
+
+
 def test_a_stored_division_that_does_not_fit() -> None:
     videos = [clip(2, "a"), clip(3, "b")]
     with pytest.raises(InputError, match="no split 'tset'; did you mean 'test'"):

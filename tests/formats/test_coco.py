@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 
 from sonodetr.files import InputError
 from sonodetr.formats.coco import read_coco
-from sonodetr.types import Spacing, Video
+from sonodetr.types import Region, Spacing, Video
 
 DataFolder = Callable[[str], Path]
 HEIGHT, WIDTH = 11, 17
@@ -155,6 +155,24 @@ def test_every_field_of_a_still(folder: Path) -> None:
     assert len(second.labels[0]) == 0
     assert first.frames[0][0, 0] == 20
     assert first.times_s.tolist() == [0]
+
+
+def test_the_region_of_a_recording(folder: Path) -> None:
+    content = stills()
+    content["images"][0]["region_px"] = [2, 0, 17, 11]
+    first, second = read_coco(write(folder, content))
+    assert first.region_px == Region(2, 0, 17, 11)
+    assert second.region_px is None
+
+
+@pytest.mark.parametrize("region", [[0, 0, 18, 11], [5, 0, 5, 11], [-1, 0, 5, 5], [3, 4, 9, 2]])
+def test_a_region_outside_the_picture(folder: Path, region: list[int]) -> None:
+    content = stills()
+    content["images"][0]["region_px"] = region
+    with pytest.raises(
+        InputError, match=r"1\.png: region_px .* is no rectangle inside the 17 x 11"
+    ):
+        read_coco(write(folder, content))
 
 
 def test_without_a_size_the_picture_is_asked(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What `read` and `open_source` take a path for."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,8 @@ def test_folders_are_known_by_what_they_hold(tmp_path: Path) -> None:
         ("e", ["x/a.png", "README.md"], "images"),
         ("f", ["a.mp4"], "video"),
         ("g", ["a.igs.mha"], "metaimage"),
+        ("h", ["train/a.json", "validation/a.json", "test/a.json", "test/a.png"], "parts"),
+        ("i", ["train/a.png", "validation/a.png", "test/a.json"], "images"),
     ]:
         for name in names:
             (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -145,3 +148,31 @@ def test_dicom_without_its_packages_says_what_to_install(
     monkeypatch.delitem(sys.modules, "sonodetr.formats.dicom", raising=False)
     with pytest.raises(InputError, match=r"pip install 'sonodetr\[dicom\]'"):
         read(tmp_path / "a.dcm")
+
+
+def part(folder: Path, name: str, category: str = "nerve") -> None:
+    """A COCO file of one picture; its key names the part already in `validation` only."""
+    file_name = "validation/a.png" if name == "validation" else "a.png"
+    picture(folder / name / file_name)
+    content: dict[str, Any] = {
+        "images": [{"id": 1, "file_name": file_name}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": category}],
+    }
+    (folder / name / "coco.json").write_text(json.dumps(content))
+
+
+def test_parts_in_folders_of_their_own(tmp_path: Path) -> None:
+    for name in ("test", "train", "validation", "shifted"):
+        part(tmp_path, name)
+    assert [video.key for video in read(tmp_path)] == [
+        "train/a.png",
+        "validation/a.png",
+        "test/a.png",
+    ]
+    assert [video.key for video in read(tmp_path / "shifted")] == ["a.png"]
+    with pytest.raises(InputError, match="not one recording"):
+        open_source(tmp_path)
+    part(tmp_path, "test", "vessel")
+    with pytest.raises(InputError, match="the parts have different categories"):
+        read(tmp_path)
