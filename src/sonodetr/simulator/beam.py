@@ -5,12 +5,18 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Complex64, Float, Float32, Float64
+from jaxtyping import Complex64, Complex128, Float, Float32, Float64
 
 from sonodetr.simulator.probe import SOUND_MM_PER_US, Probe
 
 _SIGMAS = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussian, in sigmas
-_TAPS = 9
+_TAPS = 7
+# A beam narrower than its lines are apart would leave gaps, which scanners close by lines that they
+# interpolate: the narrowest beam has this standard deviation in lines.
+_NARROWEST_LINES = 0.85
+# A point between two cells is shared by both in proportion: what that adds to the variance of its
+# response in cells, averaged over places f between them, is the mean of f (1 - f).
+_SHARED = 1 / 6
 # A rectangular aperture focuses to a sinc whose amplitude has this full width at half maximum, in
 # wavelengths times the f-number (Szabo, "Diagnostic Ultrasound Imaging", 2nd ed., section 6.3).
 _SINC_WIDTH = 1.21
@@ -32,8 +38,10 @@ class Beam:
         pad: lines added on either side, so that nothing wraps round.
         phase_rad: `[samples]` phase of the carrier at every depth, there and back.
         sigma_across_mm: `[samples]` beam width (standard deviation of its amplitude).
+        curvature_per_mm2: `[samples]` A of the beam `exp(-A x^2)`.
         sigma_along_mm: pulse width (standard deviation of its amplitude).
-        peak: `[samples]` amplitude of the response to a point of amplitude 1 at its place.
+        peak: `[samples]` amplitude of the response to a point of amplitude 1 at its place, on
+            average over places between the cells.
     """
 
     pulse: Float32[np.ndarray, " taps"]
@@ -41,6 +49,7 @@ class Beam:
     pad: int
     phase_rad: Float64[np.ndarray, " samples"]
     sigma_across_mm: Float64[np.ndarray, " samples"]
+    curvature_per_mm2: Complex128[np.ndarray, " samples"]
     sigma_along_mm: float
     peak: Float64[np.ndarray, " samples"]
 
@@ -57,35 +66,36 @@ def make_beam(probe: Probe) -> Beam:
 
     >>> probe = Probe("linear", 7.5, 0.5, 20.0, 40.0, 20.0, width_mm=38.0)
     >>> make_beam(probe).pulse.shape
-    (9,)
+    (7,)
     """
-    curvature = _curvature(probe)
     pad = 8 + (-probe.lines) % 8 // 2
     padded = probe.lines + 2 * pad
     line_mm = _line_mm(probe)
-    cycles_mm = np.fft.fftfreq(padded)[None] / line_mm[:, None]
-    main = np.exp(-((math.pi * cycles_mm) ** 2) / curvature[:, None])
-    wide = np.exp(-((math.pi * cycles_mm) ** 2) * _SIDE_LOBE_WIDTH**2 / curvature[:, None])
-    across = main + 10 ** (_SIDE_LOBE_DB / 20) * _SIDE_LOBE_WIDTH * wide
-    across /= np.sqrt(np.mean(np.abs(across) ** 2, 1, keepdims=True))
-    peak = np.abs(across.mean(1))
-    # A scatterer between two lines is shared by both, linearly: that kernel is undone here.
-    across /= np.sinc(np.fft.fftfreq(padded)) ** 2
+    curvature = _curvature(probe, line_mm)
+    cycles = np.fft.rfftfreq(padded)
+    spread = (1 / (curvature * line_mm**2) - 2 * _SHARED)[:, None]
+    main = np.exp(-((math.pi * cycles) ** 2) * spread)
+    side = _SIDE_LOBE_WIDTH * np.exp(-((math.pi * cycles * _SIDE_LOBE_WIDTH) ** 2) * spread.real)
+    half = main + 10 ** (_SIDE_LOBE_DB / 20) * side
+    # The other half of the frequencies mirrors this one.
+    across = half[:, np.abs(np.fft.fftfreq(padded, 1 / padded)).astype(int)]
+    across, across_peak = _normalised(across)
     sigma_samples = probe.pulse_mm / _SIGMAS / probe.sample_mm
     steps = np.arange(_TAPS) - _TAPS // 2
-    pulse = np.exp(-(steps**2) / (2 * (sigma_samples**2 - 1 / 6)))  # 1/6: sharing, as above
-    shares = np.linspace(0, 1, 21)
-    pulse /= np.sqrt(np.mean([np.sum(np.convolve(pulse, (1 - s, s)) ** 2) for s in shares]))
+    pulse = np.exp(-(steps**2) / (2 * (sigma_samples**2 - _SHARED)))
+    spectrum = np.abs(np.fft.fft(pulse, 64))
+    along, along_peak = _normalised(spectrum)
     centre = centre_frequency_mhz(probe)
     phase = 4 * math.pi * np.cumsum(centre) * probe.sample_mm / SOUND_MM_PER_US
     return Beam(
-        pulse.astype(np.float32),
+        (pulse * (along[0] / spectrum[0])).astype(np.float32),
         across.astype(np.complex64),
         pad,
         phase,
         1 / np.sqrt(2 * curvature.real),
+        curvature,
         sigma_samples * probe.sample_mm,
-        peak * pulse.max(),
+        across_peak * along_peak,
     )
 
 
@@ -106,7 +116,21 @@ def spectrum_sigma_mhz(probe: Probe) -> float:
     return probe.bandwidth * probe.frequency_mhz / _SIGMAS
 
 
-def _curvature(probe: Probe) -> np.ndarray:
+def _normalised(transfer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A transfer function `[..., frequencies]` that keeps the mean square of white speckle.
+
+    With it the amplitude of its response to a point of amplitude 1; both take into account that
+    points are shared by two cells, averaged over places between them.
+    """
+    cycles = np.fft.fftfreq(transfer.shape[-1])
+    # Mean over f of |1 - f + f exp(-2 pi i k)|^2.
+    shared_power = 1 - 4 * _SHARED * np.sin(math.pi * cycles) ** 2
+    power = np.mean(np.abs(transfer) ** 2 * shared_power, -1, keepdims=True)
+    transfer = transfer / np.sqrt(power)
+    return transfer, np.abs(np.mean(transfer * np.sinc(cycles) ** 2, -1))
+
+
+def _curvature(probe: Probe, line_mm: np.ndarray) -> np.ndarray:
     """`[samples]` complex A in 1/mm^2 of the two-way beam `exp(-A x^2)` at every depth."""
     wavelength = SOUND_MM_PER_US / centre_frequency_mhz(probe)
     depth = probe.ranges_mm
@@ -119,7 +143,8 @@ def _curvature(probe: Probe) -> np.ndarray:
     offset = depth - probe.focus_mm
     spread = 1 + (offset / rayleigh) ** 2
     front = math.pi / wavelength * offset / (offset**2 + rayleigh**2)
-    return 1 / (2 * receive_sigma**2) + 1 / (waist_squared * spread) + 1j * front
+    narrow = 1 / (2 * receive_sigma**2) + 1 / (waist_squared * spread)
+    return np.minimum(narrow, 1 / (2 * (_NARROWEST_LINES * line_mm) ** 2)) + 1j * front
 
 
 def _line_mm(probe: Probe) -> np.ndarray:

@@ -29,7 +29,8 @@ from sonodetr.simulator.tissue import Reflectors, Tissue, angle_law
 # Elevation over which the speckle changes, as a share of the slice thickness: a Gaussian slice of
 # full width w at half amplitude decorrelates by exp(-y^2 / 2 l^2) with l = w / 2.355 * sqrt(2).
 _ELEVATION = math.sqrt(2) / (2 * math.sqrt(2 * math.log(2)))
-_SILENT = 1e-6  # -120 dB, so that the logarithm stays finite
+_SILENT = 1e-12  # power at -120 dB, so that the logarithm stays finite
+_COARSE = 4
 
 
 @dataclass(frozen=True)
@@ -71,20 +72,27 @@ class Formation:
         self.seed, self.device = tuple(seed), torch.device(device)
         self.beam = make_beam(probe)
         self.lines = probe.lines + 2 * self.beam.pad
-        self.pulse = self._tensor(self.beam.pulse)
+        self.pulse = self.beam.pulse.tolist()
         self.across = torch.from_numpy(self.beam.across).to(self.device)
-        self.phase = self._tensor(self.beam.phase_rad)
+        self.phase = self._tensor(self.beam.phase_rad % (2 * math.pi))
         self.phase_step = self._tensor(np.gradient(self.beam.phase_rad))
         self.maps = self._tensor(np.stack((tissue.echo_db, tissue.attenuation_db_cm_mhz)))[None]
-        sample, line = np.mgrid[: probe.samples, -self.beam.pad : probe.lines + self.beam.pad]
+        # Motion is smooth: it is reckoned at every fourth sample and line, and interpolated.
+        sample, line = np.meshgrid(
+            np.linspace(0, probe.samples - 1, math.ceil(probe.samples / _COARSE) + 1),
+            np.linspace(0, self.lines - 1, math.ceil(self.lines / _COARSE) + 1) - self.beam.pad,
+            indexing="ij",
+        )
+        self.coarse = sample.shape
+        self.rest = [self._tensor(axis.ravel()) for axis in (sample, line)]
         self.grid = [self._tensor(axis.ravel()) for axis in probe.to_picture(sample, line)]
-        self._draw_scatterers(sample, line)
+        self._draw_scatterers()
         self.surfaces = [self._tensor(tissue.reflectors.x_mm), self._tensor(tissue.reflectors.z_mm)]
         self.surface_echo = self._complex(self._amplitude(tissue.reflectors))
         self.typical_loss_db = self._tensor(
             self._loss_db(np.cumsum(np.full(probe.samples, TYPICAL_ATTENUATION_DB_CM_MHZ)))
         )
-        self.noise = 10 ** ((noise_db + self.typical_loss_db) / 20)[:, None]
+        self.noise = self._noise_field(noise_db)
 
     def image_db(
         self, frames: slice, instrument: Sequence[Echoes] = ()
@@ -94,51 +102,61 @@ class Formation:
         0 dB is the mean square of the speckle of muscle. `instrument` has one entry a frame.
         """
         pose = Pose.of(self.motion, frames, self.device)
-        count = len(pose.pulse)
-        levels = self._map(pose, count)
-        amplitude = _from_db(levels[:, 0])
-        field = self._speckle(pose) * amplitude
-        if len(self.tissue.reflectors):
-            x, _, z = pose.to_probe(self.tissue, *self.surfaces)
-            field = field + self._surfaces(x, z, self.surface_echo)
+        levels = self._map(pose)
+        field = self._speckle(pose) * _from_db(levels[:, 0])
         loss_db = self._loss_db(levels[:, 1].cumsum(1))
+        x, _, z = pose.to_probe(self.tissue, *self.surfaces)
+        echo = self.surface_echo.expand(x.shape)
         if instrument:
-            echo, lost_db = self._instrument(instrument)
-            field, loss_db = field + echo, loss_db + lost_db
+            points = self._instrument(instrument)
+            loss_db = loss_db + self._at_points(*points[:2], points[3]).cumsum(1)
+            x, z, echo = (torch.cat(pair, 1) for pair in zip((x, z, echo), points[:3], strict=True))
+        field = field + self._at_points(x, z, echo)
         field = field * _from_db(self.typical_loss_db[:, None] - loss_db)
-        field = torch.fft.ifft(torch.fft.fft(field) * self.across)
-        field = field[..., self.beam.pad : -self.beam.pad] + self._noise(frames, count)
-        return 20 * self._along(field).abs().clamp_min(_SILENT).log10()
+        field = torch.fft.ifft(torch.fft.fft(field).mul_(self.across))
+        field = self._along(field[..., self.beam.pad : -self.beam.pad] + self._noise(frames))
+        power = torch.view_as_real(field).square_().sum(-1)
+        return power.clamp_min_(_SILENT).log10_().mul_(10)
 
-    def _draw_scatterers(self, sample: np.ndarray, line: np.ndarray) -> None:
-        """One scatterer a cell of the grid, anywhere in it.
+    def _draw_scatterers(self) -> None:
+        """One scatterer a cell of the grid, anywhere in it, `[cells]`.
 
-        Its amplitude is complex Gaussian (a Rayleigh modulus and any phase), so that sums of few
-        are already fully developed speckle.
+        Few scatterers share a cell of resolution. For their sum to be fully developed speckle (the
+        fourth moment of its envelope that of Rayleigh's law) their own strengths must vary, but
+        less than those of sums of many would: an even distribution of the modulus does it.
         """
         random = np.random.default_rng((*self.seed, 0))
-        jitter = random.random((2, *sample.shape), np.float32) - 0.5
-        x, z = self.probe.to_picture(sample + jitter[0], line + jitter[1])
-        self.scatterers = [self._tensor(x.ravel()), self._tensor(z.ravel())]
-        turn = random.random(x.size, np.float32)
-        self.scatterer_size = self._tensor(random.rayleigh(math.sqrt(0.5), x.size))
-        self.scatterer_phase = self._tensor(2 * math.pi * turn)
+        shape = self.probe.samples, self.lines
+        draws = random.random((4, *shape), np.float32)
+        self.places = [
+            self._tensor(draws[0] - 0.5 + np.arange(shape[0])[:, None]),
+            self._tensor(draws[1] - 0.5 + np.arange(shape[1])),
+        ]
+        self.scatterer_size = self._tensor(math.sqrt(3) * draws[2])
+        self.scatterer_phase = self._tensor(2 * math.pi * draws[3])
         # A random turn of the phase for each mm of elevation makes the field's correlation over
         # elevation a Gaussian: no scatterers outside the plane need be kept.
-        spread = 1 / (_ELEVATION * self.probe.slice_mm)
-        self.scatterer_turns = self._tensor(spread * random.standard_normal(x.size, np.float32))
+        per_mm = 1 / (_ELEVATION * self.probe.slice_at_mm(self.probe.ranges_mm))
+        turns = random.standard_normal(shape, np.float32)
+        self.scatterer_turns = self._tensor(turns * per_mm[:, None])
 
-    def _map(self, pose: Pose, count: int) -> Tensor:
+    def _finer(self, *values: Tensor) -> Tensor:
+        """`[F, C, samples, lines]` from C fields on the coarse grid, `[F, n]` each."""
+        coarse = torch.stack(values, 1).unflatten(2, self.coarse)
+        return functional.interpolate(
+            coarse, (self.probe.samples, self.lines), mode="bilinear", align_corners=True
+        )
+
+    def _map(self, pose: Pose) -> Tensor:
         """`[F, 2, samples, lines]` echo level and attenuation on the grid of every frame."""
         x, z = pose.to_tissue(self.tissue, *self.grid)
         height, width = self.maps.shape[-2:]
         extent = self.tissue.spacing_mm
         across = (x - self.tissue.left_mm) * (2 / (extent * width)) - 1
         down = (z - self.tissue.top_mm) * (2 / (extent * height)) - 1
-        places = torch.stack((across, down), -1).unflatten(1, (self.probe.samples, self.lines))
         return functional.grid_sample(
-            self.maps.expand(count, -1, -1, -1),
-            places,
+            self.maps.expand(len(x), -1, -1, -1),
+            self._finer(across, down).permute(0, 2, 3, 1),
             padding_mode="border",
             align_corners=False,
         )
@@ -148,47 +166,57 @@ class Formation:
 
         Scatterers that leave the grid come in again on the other side.
         """
-        x, y, z = pose.to_probe(self.tissue, *self.scatterers)
+        x, y, z = pose.to_probe(self.tissue, *self.grid)
         sample, line = self.probe.to_beam(x, z)
-        sample, line = _wrap(sample, self.probe.samples), _wrap(line + self.beam.pad, self.lines)
-        row = sample.long()
-        carrier = self.phase[row] + (sample - row) * self.phase_step[row]
-        turn = self.scatterer_phase + self.scatterer_turns * y - carrier
-        return self._sum(
-            sample, line, self.scatterer_size * turn.cos(), self.scatterer_size * turn.sin()
-        )
+        moved = self._finer(sample - self.rest[0], line - self.rest[1], y)
+        sample = _wrap(self.places[0] + moved[:, 0], self.probe.samples)
+        line = _wrap(self.places[1] + moved[:, 1], self.lines)
+        row = sample.floor()
+        carrier, step = (table.take(row.long()) for table in (self.phase, self.phase_step))
+        carrier.addcmul_(sample - row, step)
+        turn = torch.addcmul(self.scatterer_phase, self.scatterer_turns, moved[:, 2]).sub_(carrier)
+        parts = turn.cos().mul_(self.scatterer_size), turn.sin_().mul_(self.scatterer_size)
+        return torch.complex(*self._sum(sample, line, *parts))
 
-    def _surfaces(self, x: Tensor, z: Tensor, echo: Tensor) -> Tensor:
-        """`[F, samples, lines]` sum of the echoes of points that are lost outside the grid."""
+    def _at_points(self, x: Tensor, z: Tensor, echo: Tensor) -> Tensor:
+        """`[F, samples, lines]` sum of the values of points `[F, N]`; those outside are lost."""
         sample, line = self.probe.to_beam(x, z)
         line = line + self.beam.pad
-        known = (sample >= 0) & (sample < self.probe.samples) & (line >= 0) & (line < self.lines)
-        echo = echo * known
+        known = (sample >= 0) & (sample < self.probe.samples - 1)
+        known &= (line >= 0) & (line < self.lines - 1)
         sample, line = sample.clamp(0, self.probe.samples - 1), line.clamp(0, self.lines - 1)
-        return self._sum(sample, line, echo.real, echo.imag)
+        return self._sum(sample, line, echo * known)[0]
 
-    def _sum(self, sample: Tensor, line: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:
-        """Sum points `[F, N]` onto the grid, each shared by the four cells around it."""
-        row, column = sample.floor(), line.floor()
-        down, right = sample - row, line - column
+    def _sum(self, sample: Tensor, line: Tensor, *parts: Tensor) -> list[Tensor]:
+        """Sum points `[F, ...]` onto the grid, each shared by the four cells around it.
+
+        Row and column after the last are the first again.
+        """
         # One row and column more, folded back below, instead of the remainder for each neighbour.
-        height, width = self.probe.samples + 1, self.lines + 1
-        start = torch.arange(len(sample), device=self.device)[:, None] * (height * width)
-        index = ((row * width + column).long() + start).flatten()
-        sums = torch.zeros(2, len(sample) * height * width, device=self.device)
-        for part, values in zip(sums, (real, imaginary), strict=True):
+        frames, height, width = len(sample), self.probe.samples + 1, self.lines + 1
+        row, column = sample.floor(), line.floor()
+        down, right = (sample - row).flatten(), (line - column).flatten()
+        index = row.mul_(width).add_(column).flatten(1).long()
+        if frames > 1:
+            index += torch.arange(frames, device=self.device)[:, None] * (height * width)
+        index = index.flatten()
+        grids = []
+        for part in parts:
+            values = part.flatten()
+            sums = values.new_zeros(frames * height * width)
             lower = values * down
             for offset, share in ((0, values - lower), (width, lower)):
                 far = share * right
-                part.scatter_add_(0, index + offset, (share - far).flatten())
-                part.scatter_add_(0, index + offset + 1, far.flatten())
-        grid = torch.complex(*sums).view(len(sample), height, width)
-        grid[:, 0] += grid[:, -1]
-        grid[:, :, 0] += grid[:, :, -1]
-        return grid[:, :-1, :-1]
+                sums[offset:].scatter_add_(0, index, share.sub_(far))
+                sums[offset + 1 :].scatter_add_(0, index, far)
+            grid = sums.view(frames, height, width)
+            grid[:, 0] += grid[:, -1]
+            grid[:, :, 0] += grid[:, :, -1]
+            grids.append(grid[:, :-1, :-1])
+        return grids
 
-    def _instrument(self, instrument: Sequence[Echoes]) -> tuple[Tensor, Tensor]:
-        """`[F, samples, lines]` echoes of the instrument and what its shadow costs, in dB."""
+    def _instrument(self, instrument: Sequence[Echoes]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Place, echo and loss of an instrument's points in every frame, `[F, N]` each."""
         most = max(len(echoes.reflectors) for echoes in instrument)
         x, z, loss = (np.zeros((len(instrument), most), np.float32) for _ in range(3))
         echo = np.zeros((len(instrument), most), np.complex64)
@@ -197,28 +225,25 @@ class Formation:
             x[row, :count], z[row, :count] = echoes.reflectors.x_mm, echoes.reflectors.z_mm
             echo[row, :count] = self._amplitude(echoes.reflectors)
             loss[row, :count] = echoes.loss_db
-        x_mm, z_mm = self._tensor(x), self._tensor(z)
-        field = self._surfaces(x_mm, z_mm, self._complex(echo))
-        lost = self._surfaces(x_mm, z_mm, self._complex(loss))
-        return field, lost.real.cumsum(1)
+        return self._tensor(x), self._tensor(z), self._complex(echo), self._tensor(loss)
 
     def _amplitude(self, reflectors: Reflectors) -> np.ndarray:
         """`[N]` complex amplitude of every point, so that a smooth line of them has its level.
 
-        A dense line through a Gaussian beam of widths s_x, s_z adds up to the peak response times
-        the length sqrt(2 pi) s, with s the Gaussian's width along the line.
+        A dense line through a beam `exp(-A u^2)` with a pulse `exp(-v^2 / 2 s^2)` adds up to the
+        peak response times `sqrt(pi / |A cos^2 + sin^2 / 2 s^2|)`, with the angle off the beam's
+        normal.
         """
         x, z = reflectors.x_mm.astype(float), reflectors.z_mm.astype(float)
         sample, _ = self.probe.to_beam(x, z)
         sample = np.clip(np.round(sample), 0, self.probe.samples - 1).astype(int)
         off = np.radians(reflectors.normal_deg) - self.probe.beam_angle_rad(x, z)
-        across, along = self.beam.sigma_across_mm[sample], self.beam.sigma_along_mm
-        width = 1 / np.hypot(np.cos(off) / across, np.sin(off) / along)
+        curvature = self.beam.curvature_per_mm2[sample]
+        along = 1 / (2 * self.beam.sigma_along_mm**2)
+        length = np.sqrt(math.pi / np.abs(curvature * np.cos(off) ** 2 + along * np.sin(off) ** 2))
         law = angle_law(np.degrees(off), reflectors.law_deg)
         level = 10 ** (reflectors.level_db / 20) * law
-        size = (
-            level * reflectors.step_mm / (self.beam.peak[sample] * math.sqrt(2 * math.pi) * width)
-        )
+        size = level * reflectors.step_mm / (self.beam.peak[sample] * length)
         return size * np.exp(1j * reflectors.phase_rad)
 
     def _loss_db(self, attenuation_sum: Any) -> Any:
@@ -236,33 +261,31 @@ class Formation:
             20 / math.log(10)
         )
 
-    def _noise(self, frames: slice, count: int) -> Tensor:
-        """Electronic noise of every frame, amplified with depth by the time-gain compensation."""
+    def _noise_field(self, noise_db: float) -> Tensor:
+        """`[samples, lines]` electronic noise, before the time-gain compensation lifts it."""
+        random = np.random.default_rng((*self.seed, 1))
+        size = 10 ** (noise_db / 20) * math.sqrt(0.5)
+        shape = self.probe.samples, self.probe.lines, 2
+        noise = random.standard_normal(shape, np.float32) * np.float32(size)
+        return torch.view_as_complex(torch.from_numpy(noise)).to(self.device)
+
+    def _noise(self, frames: slice) -> Tensor:
+        """`[F, samples, lines]` noise: every frame has it from another place on."""
         pictures = []
         for frame in range(*frames.indices(len(self.motion))):
-            random = torch.Generator(self.device)
-            random.manual_seed(
-                int(np.random.SeedSequence((*self.seed, 1, frame)).generate_state(1)[0])
-            )
-            pictures.append(
-                torch.randn(
-                    (self.probe.samples, self.probe.lines),
-                    dtype=torch.complex64,
-                    generator=random,
-                    device=self.device,
-                )
-            )
-        return torch.stack(pictures) * self.noise
+            random = np.random.default_rng((*self.seed, 2, frame))
+            shift = [int(random.integers(count)) for count in self.noise.shape]
+            pictures.append(self.noise.roll(shift, (0, 1)))
+        return torch.stack(pictures) * _from_db(self.typical_loss_db)[:, None]
 
     def _along(self, field: Tensor) -> Tensor:
         """Convolution with the pulse along the lines."""
         half = len(self.pulse) // 2
         padded = functional.pad(field, (0, 0, half, half))
-        shifted = (
-            tap * padded[:, step : step + self.probe.samples]
-            for step, tap in enumerate(self.beam.pulse.tolist())
-        )
-        return sum(shifted, start=torch.zeros((), device=self.device))
+        total = padded[:, : self.probe.samples] * self.pulse[0]
+        for step, tap in enumerate(self.pulse[1:], 1):
+            total.add_(padded[:, step : step + self.probe.samples], alpha=tap)
+        return total
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(values, np.float32), device=self.device)

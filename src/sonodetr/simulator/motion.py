@@ -118,10 +118,13 @@ class Pose:
         return self.cosine * x + self.sine * z, y, self.cosine * z - self.sine * x
 
     def to_tissue(self, tissue: Any, x: Any, z: Any) -> tuple[Any, Any]:
-        """Position in the probe's plane `[N]` -> tissue at rest `[F, N]`; undoes `to_probe`."""
+        """Places in the probe's plane `[N]` -> tissue at rest, `[F, N]` each; undoes `to_probe`."""
         x, z = self.cosine * x - self.sine * z, self.cosine * z + self.sine * x
         shear_x, shear_z = tissue.shear
-        y = -self.slide_y - self.tilt * z
+        y = (-self.slide_y - self.tilt * z) / (1 - self.tilt * shear_z)
         x, z = x - shear_x * y + self.slide_x, z - shear_z * y + self.lift
-        shift_x, shift_z = self.shift(tissue, x, z)
-        return x - shift_x, z - shift_z
+        rest_x, rest_z = x, z
+        for _ in range(3):  # the shift is known at rest only; it varies slowly, so this converges
+            shift_x, shift_z = self.shift(tissue, rest_x, rest_z)
+            rest_x, rest_z = x - shift_x, z - shift_z
+        return rest_x, rest_z
