@@ -151,6 +151,16 @@ def test_simulate_a_named_set(answer, tiny_set, tmp_path):
     assert [video.key for video in read(tmp_path / "shifted")] == ["shifted/clip-00000"]
 
 
+def test_train_on_simulated_data(answer, tiny_set, tiny_training, tmp_path):
+    """Pictures are made when the training asks for them, here by a worker process."""
+    data = ("data.path=simulator:tiny", "data.split.by_folder=true", "model.points=true")
+    answer("train", tiny_training, *data, "train.workers=1", "name=a", "--out", tmp_path)
+    measured = answer("evaluate", tmp_path / "a", "simulator:tiny", "--split", "test")
+    assert [row["key"] for row in measured["recordings"]] == ["test/clip-00000"]
+    measured = answer("evaluate", tmp_path / "a", "simulator:tiny/shifted")
+    assert [row["key"] for row in measured["recordings"]] == ["shifted/clip-00000"]
+
+
 def test_simulate_a_preview(answer, tiny_set, tmp_path):
     result = answer("simulate", tmp_path, "--clips", 7, "--frames", 3, "--size", 64, "--preview")
     assert result["files"] == [str(tmp_path / "preview.png"), str(tmp_path / "preview.mp4")]
