@@ -11,8 +11,8 @@ from sonodetr.simulator.probe import SOUND_MM_PER_US, Probe
 
 _SIGMAS = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussian, in sigmas
 _TAPS = 7
-# A beam narrower than its lines are apart would leave gaps, which scanners close by lines that they
-# interpolate: the narrowest beam has this standard deviation in lines.
+# A beam finer than its lines are apart would leave gaps, which scanners close by blending lines:
+# the finest beam has this standard deviation in lines.
 _NARROWEST_LINES = 0.85
 # A point between two cells is shared by both in proportion: what that adds to the variance of its
 # response in cells, averaged over places f between them, is the mean of f (1 - f).
@@ -61,8 +61,9 @@ def make_beam(probe: Probe) -> Beam:
     Along the line the pulse is Gaussian. Across the lines the transmit beam is a Gaussian beam
     focused at `focus_mm`, with its curved wave front (Siegman, "Lasers", chapter 17: waist,
     Rayleigh range, radius of curvature), and the receive beam keeps `f_number` until the aperture
-    ends. Their product is a complex Gaussian `exp(-A x^2)` whose Fourier transform is again one,
-    `exp(-pi^2 k^2 / A)`, so that every depth has its own beam and no zones can show seams.
+    ends, which limits both. Their product is a complex Gaussian `exp(-A x^2)` whose Fourier
+    transform is again one, `exp(-pi^2 k^2 / A)`, so that every depth has its own beam and no zones
+    can show seams.
 
     >>> probe = Probe("linear", 7.5, 0.5, 20.0, 40.0, 20.0, width_mm=38.0)
     >>> make_beam(probe).pulse.shape
@@ -84,11 +85,11 @@ def make_beam(probe: Probe) -> Beam:
     steps = np.arange(_TAPS) - _TAPS // 2
     pulse = np.exp(-(steps**2) / (2 * (sigma_samples**2 - _SHARED)))
     spectrum = np.abs(np.fft.fft(pulse, 64))
-    along, along_peak = _normalised(spectrum)
+    along, along_peak = _normalised(spectrum[None])
     centre = centre_frequency_mhz(probe)
     phase = 4 * math.pi * np.cumsum(centre) * probe.sample_mm / SOUND_MM_PER_US
     return Beam(
-        (pulse * (along[0] / spectrum[0])).astype(np.float32),
+        (pulse * (along[0, 0] / spectrum[0])).astype(np.float32),
         across.astype(np.complex64),
         pad,
         phase,
@@ -134,17 +135,17 @@ def _curvature(probe: Probe, line_mm: np.ndarray) -> np.ndarray:
     """`[samples]` complex A in 1/mm^2 of the two-way beam `exp(-A x^2)` at every depth."""
     wavelength = SOUND_MM_PER_US / centre_frequency_mhz(probe)
     depth = probe.ranges_mm
-    receive_sigma = (
-        _SINC_WIDTH * wavelength * np.maximum(probe.f_number, depth / probe.aperture_mm) / _SIGMAS
-    )
-    transmit_sigma = _SINC_WIDTH * wavelength * (probe.focus_mm / probe.aperture_mm) / _SIGMAS
-    waist_squared = 2 * transmit_sigma**2
+    sigma_per_f_number = _SINC_WIDTH * wavelength / _SIGMAS
+    receive = sigma_per_f_number * np.maximum(probe.f_number, depth / probe.aperture_mm)
+    transmit = sigma_per_f_number * max(probe.f_number, probe.focus_mm / probe.aperture_mm)
+    waist_squared = 2 * transmit**2
     rayleigh = math.pi * waist_squared / wavelength
     offset = depth - probe.focus_mm
     spread = 1 + (offset / rayleigh) ** 2
     front = math.pi / wavelength * offset / (offset**2 + rayleigh**2)
-    narrow = 1 / (2 * receive_sigma**2) + 1 / (waist_squared * spread)
-    return np.minimum(narrow, 1 / (2 * (_NARROWEST_LINES * line_mm) ** 2)) + 1j * front
+    response = 1 / (1 / (2 * receive**2) + 1 / (waist_squared * spread) + 1j * front)
+    narrowest = 2 * (_NARROWEST_LINES * line_mm) ** 2
+    return 1 / (np.maximum(response.real, narrowest) + 1j * response.imag)
 
 
 def _line_mm(probe: Probe) -> np.ndarray:

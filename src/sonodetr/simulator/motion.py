@@ -124,7 +124,7 @@ class Pose:
         y = (-self.slide_y - self.tilt * z) / (1 - self.tilt * shear_z)
         x, z = x - shear_x * y + self.slide_x, z - shear_z * y + self.lift
         rest_x, rest_z = x, z
-        for _ in range(3):  # the shift is known at rest only; it varies slowly, so this converges
+        for _ in range(4):  # the shift is known at rest only; it varies slowly, so this converges
             shift_x, shift_z = self.shift(tissue, rest_x, rest_z)
             rest_x, rest_z = x - shift_x, z - shift_z
         return rest_x, rest_z

@@ -154,7 +154,7 @@ class Probe:
         angle = arrays.arctan2(x_mm, below)
         return depth / self.sample_mm - 0.5, angle / self.line_step + (self.lines - 1) / 2
 
-    def to_picture(self, sample: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def to_picture(self, sample: Any, line: Any) -> tuple[Any, Any]:
         """Sample and line -> x and z in mm; undoes `to_beam`."""
         range_mm = (sample + 0.5) * self.sample_mm
         across = (line - (self.lines - 1) / 2) * self.line_step
