@@ -10,6 +10,7 @@ import typer
 from sonodetr import __version__
 from sonodetr.files import InputError
 from sonodetr.verbs.answers import Stopped
+from sonodetr.verbs.demo import demo
 from sonodetr.verbs.evaluate import evaluate
 from sonodetr.verbs.info import info
 from sonodetr.verbs.predict import predict
@@ -130,5 +131,5 @@ def _options(
     """
 
 
-for _verb in (simulate, train, evaluate, predict, info):
+for _verb in (demo, simulate, train, evaluate, predict, info):
     app.command()(_verb)

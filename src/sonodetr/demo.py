@@ -1,7 +1,6 @@
 """The whole story on simulated data in minutes: simulate, train, evaluate, and a page to read."""
 
 import json
-import sys
 import webbrowser
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +35,7 @@ _FIGURES = {
 }
 
 
-def run_demo(out: Path, *, show: bool) -> Path:
+def run_demo(out: Path, *, show: bool) -> tuple[Path, dict[str, Any]]:
     """Simulate, train, evaluate, write the page; go on where an earlier call was stopped.
 
     Args:
@@ -44,7 +43,7 @@ def run_demo(out: Path, *, show: bool) -> Path:
         show: open the page in the browser, if there is a screen.
 
     Returns:
-        The page, `out / "report.html"`.
+        The page, `out / "report.html"`, and the figures in it with their intervals.
 
     Raises:
         InputError: the folder holds something else, or the disk is full.
@@ -62,10 +61,9 @@ def run_demo(out: Path, *, show: bool) -> Path:
     result = evaluate(run, data, out=out / "evaluation", split="test")
     console.print("4 of 4  write the page", highlight=False)
     page = write_report(out, run, data, result)
-    console.print(f"{page} is ready", highlight=False, soft_wrap=True)
-    if show and not webbrowser.open(page.resolve().as_uri()):
-        print(f"no browser was found; open {page} in one", file=sys.stderr)
-    return page
+    if show:
+        webbrowser.open(page.resolve().as_uri())  # does nothing where there is no browser
+    return page, {key: result["intervals"]["figures"][key] for key in _FIGURES.values()}
 
 
 def demo_config(data: Path) -> Config:
