@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Complex64, Complex128, Float, Float32, Float64
+from jaxtyping import Complex64, Complex128, Float, Float32, Float64, Int64
 
 from sonodetr.simulator.probe import SOUND_MM_PER_US, Probe
 
@@ -21,7 +21,7 @@ _SHARED = 1 / 6
 # wavelengths times the f-number (Szabo, "Diagnostic Ultrasound Imaging", 2nd ed., section 6.3).
 _SINC_WIDTH = 1.21
 # Side lobes and clutter as one wide, weak Gaussian below the main lobe.
-_SIDE_LOBE_DB = -36.0
+_SIDE_LOBE = 10 ** (-36 / 20)
 _SIDE_LOBE_WIDTH = 7.0
 # Attenuation that the centre frequency and the default time-gain compensation are reckoned with.
 TYPICAL_ATTENUATION_DB_CM_MHZ = 0.6
@@ -53,6 +53,26 @@ class Beam:
     sigma_along_mm: float
     peak: Float64[np.ndarray, " samples"]
 
+    def of_line(
+        self, sample: Int64[np.ndarray, " n"], off_rad: Float64[np.ndarray, " n"]
+    ) -> Float64[np.ndarray, " n"]:
+        """Response to a long straight row of points of amplitude 1, one a mm, of equal phase.
+
+        Args:
+            sample: where the row crosses the beam.
+            off_rad: angle of its normal off the beam.
+
+        Through a beam `exp(-A u^2)` and a pulse `exp(-v^2 / 2 s^2)` a row adds up to the response to
+        a point times the length `sqrt(pi / |A cos^2 + sin^2 / 2 s^2|)`; so do the side lobes.
+        """
+        across = self.curvature_per_mm2[sample] * np.cos(off_rad) ** 2
+        along = np.sin(off_rad) ** 2 / (2 * self.sigma_along_mm**2)
+        lengths = [
+            np.sqrt(math.pi / np.abs(a + along))
+            for a in (across, across.real / _SIDE_LOBE_WIDTH**2)
+        ]
+        return self.peak[sample] * (lengths[0] + _SIDE_LOBE * lengths[1]) / (1 + _SIDE_LOBE)
+
 
 @functools.lru_cache(maxsize=4)
 def make_beam(probe: Probe) -> Beam:
@@ -77,7 +97,7 @@ def make_beam(probe: Probe) -> Beam:
     spread = (1 / (curvature * line_mm**2) - 2 * _SHARED)[:, None]
     main = np.exp(-((math.pi * cycles) ** 2) * spread)
     side = _SIDE_LOBE_WIDTH * np.exp(-((math.pi * cycles * _SIDE_LOBE_WIDTH) ** 2) * spread.real)
-    half = main + 10 ** (_SIDE_LOBE_DB / 20) * side
+    half = main + _SIDE_LOBE * side
     # The other half of the frequencies mirrors this one.
     across = half[:, np.abs(np.fft.fftfreq(padded, 1 / padded)).astype(int)]
     across, across_peak = _normalised(across)

@@ -119,11 +119,13 @@ class Formation:
         return power.clamp_min_(_SILENT).log10_().mul_(10)
 
     def _draw_scatterers(self) -> None:
-        """One scatterer a cell of the grid, anywhere in it, `[cells]`.
+        """One scatterer a cell of the grid, anywhere in it, `[samples, lines]`.
 
-        Few scatterers share a cell of resolution. For their sum to be fully developed speckle (the
-        fourth moment of its envelope that of Rayleigh's law) their own strengths must vary, but
-        less than those of sums of many would: an even distribution of the modulus does it.
+        Over elevation y its echo is `cos(turns y + start)`, with turns from a Gaussian: so the
+        field's correlation over elevation is a Gaussian, and no scatterers outside the plane need
+        be kept. It also is what makes the speckle fully developed though few scatterers share a
+        cell of resolution: for the fourth moment of their sum to be that of Rayleigh's law, their
+        strengths must vary, and about as much as those of a cosine do.
         """
         random = np.random.default_rng((*self.seed, 0))
         shape = self.probe.samples, self.lines
@@ -132,20 +134,21 @@ class Formation:
             self._tensor(draws[0] - 0.5 + np.arange(shape[0])[:, None]),
             self._tensor(draws[1] - 0.5 + np.arange(shape[1])),
         ]
-        self.scatterer_size = self._tensor(math.sqrt(3) * draws[2])
-        self.scatterer_phase = self._tensor(2 * math.pi * draws[3])
-        # A random turn of the phase for each mm of elevation makes the field's correlation over
-        # elevation a Gaussian: no scatterers outside the plane need be kept.
+        self.phase_start, self.start = self._tensor(2 * math.pi * draws[2:])
         per_mm = 1 / (_ELEVATION * self.probe.slice_at_mm(self.probe.ranges_mm))
         turns = random.standard_normal(shape, np.float32)
-        self.scatterer_turns = self._tensor(turns * per_mm[:, None])
+        self.turns = self._tensor(turns * per_mm[:, None])
 
     def _finer(self, *values: Tensor) -> Tensor:
         """`[F, C, samples, lines]` from C fields on the coarse grid, `[F, n]` each."""
-        coarse = torch.stack(values, 1).unflatten(2, self.coarse)
-        return functional.interpolate(
-            coarse, (self.probe.samples, self.lines), mode="bilinear", align_corners=True
+        coarse = torch.stack(values, 1)
+        fine = functional.interpolate(
+            coarse.view(-1, 1, *self.coarse),
+            (self.probe.samples, self.lines),
+            mode="bilinear",
+            align_corners=True,
         )
+        return fine.view(*coarse.shape[:2], *fine.shape[2:])
 
     def _map(self, pose: Pose) -> Tensor:
         """`[F, 2, samples, lines]` echo level and attenuation on the grid of every frame."""
@@ -174,8 +177,9 @@ class Formation:
         row = sample.floor()
         carrier, step = (table.take(row.long()) for table in (self.phase, self.phase_step))
         carrier.addcmul_(sample - row, step)
-        turn = torch.addcmul(self.scatterer_phase, self.scatterer_turns, moved[:, 2]).sub_(carrier)
-        parts = turn.cos().mul_(self.scatterer_size), turn.sin_().mul_(self.scatterer_size)
+        size = torch.addcmul(self.start, self.turns, moved[:, 2]).cos_().mul_(math.sqrt(2))
+        turn = self.phase_start - carrier
+        parts = turn.cos().mul_(size), turn.sin_().mul_(size)
         return torch.complex(*self._sum(sample, line, *parts))
 
     def _at_points(self, x: Tensor, z: Tensor, echo: Tensor) -> Tensor:
@@ -228,22 +232,14 @@ class Formation:
         return self._tensor(x), self._tensor(z), self._complex(echo), self._tensor(loss)
 
     def _amplitude(self, reflectors: Reflectors) -> np.ndarray:
-        """`[N]` complex amplitude of every point, so that a smooth line of them has its level.
-
-        A dense line through a beam `exp(-A u^2)` with a pulse `exp(-v^2 / 2 s^2)` adds up to the
-        peak response times `sqrt(pi / |A cos^2 + sin^2 / 2 s^2|)`, with the angle off the beam's
-        normal.
-        """
+        """`[N]` complex amplitude of every point, so that a smooth line of them has its level."""
         x, z = reflectors.x_mm.astype(float), reflectors.z_mm.astype(float)
         sample, _ = self.probe.to_beam(x, z)
         sample = np.clip(np.round(sample), 0, self.probe.samples - 1).astype(int)
         off = np.radians(reflectors.normal_deg) - self.probe.beam_angle_rad(x, z)
-        curvature = self.beam.curvature_per_mm2[sample]
-        along = 1 / (2 * self.beam.sigma_along_mm**2)
-        length = np.sqrt(math.pi / np.abs(curvature * np.cos(off) ** 2 + along * np.sin(off) ** 2))
         law = angle_law(np.degrees(off), reflectors.law_deg)
         level = 10 ** (reflectors.level_db / 20) * law
-        size = level * reflectors.step_mm / (self.beam.peak[sample] * length)
+        size = level * reflectors.step_mm / self.beam.of_line(sample, off)
         return size * np.exp(1j * reflectors.phase_rad)
 
     def _loss_db(self, attenuation_sum: Any) -> Any:
