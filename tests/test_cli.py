@@ -12,6 +12,7 @@ import torch
 
 from sonodetr import __version__, cli
 from sonodetr.cli import run
+from sonodetr.files import InputError
 from sonodetr.formats import open_source, read
 from sonodetr.simulator.datasets import configure
 from sonodetr.simulator.recording import draw_recording
@@ -149,6 +150,17 @@ def test_simulate_a_named_set(answer, tiny_set, tmp_path):
     names = [f"{part}/clip-00000" for part in ("train", "validation", "test")]
     assert [video.key for video in read(tmp_path)] == names
     assert [video.key for video in read(tmp_path / "shifted")] == ["shifted/clip-00000"]
+    (tmp_path / "test" / "coco.json").unlink()
+    for folder in (tmp_path, tmp_path / "test"):
+        with pytest.raises(InputError, match="test: simulated data that is not finished"):
+            read(folder)
+
+
+def test_no_part_is_begun_where_one_is_refused(refused, tiny_set, tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "mine.json").write_text("{}")
+    assert "holds other recordings or labels" in refused("simulate", tmp_path, "--set", "tiny")
+    assert [path.name for path in tmp_path.iterdir()] == ["test"]
 
 
 def test_train_on_simulated_data(answer, tiny_set, tiny_training, tmp_path):

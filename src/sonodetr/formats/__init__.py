@@ -186,6 +186,12 @@ def _kind(source: Path) -> str:
 def _kind_of_folder(folder: Path) -> str:
     has = {path.name for path in folder.iterdir()}
     labels = _label_files(folder)
+    for place in (folder, *(folder / part for part in _PARTS)):
+        if (place / "simulator.yaml").is_file() and not _label_files(place):
+            raise InputError(
+                f"{place}: simulated data that is not finished; go on with sonodetr simulate and "
+                "the same options"
+            )
     if has & {"data.yaml", "data.yml"} or {"images", "labels"} <= has:
         return "yolo"
     if {"Annotations", "JPEGImages"} <= has:

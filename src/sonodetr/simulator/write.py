@@ -53,7 +53,7 @@ def write_clips(
         InputError: the folder holds something else, or cannot be written.
     """
     folder = Path(out) / part
-    _claim(folder, config)
+    claim_folder(folder, config)
     todo = [index for index in range(config.clips) if not (folder / clip_name(index)).is_dir()]
     _write_all(config, folder, todo, workers or os.cpu_count() or 1)
     write_text(folder / LABELS, json.dumps(_document(config, folder, part), allow_nan=False))
@@ -81,11 +81,16 @@ def check_folder(folder: Path, config: SimulatorConfig) -> None:
         raise InputError(f"{folder}: holds other recordings or labels; choose another folder")
 
 
-def _claim(folder: Path, config: SimulatorConfig) -> None:
+def claim_folder(folder: Path, config: SimulatorConfig) -> None:
+    """Note in `folder` what it is to hold, and remove what a killed process was writing.
+
+    Raises:
+        InputError: it holds something else, or cannot be written.
+    """
     check_folder(folder, config)
     if not (folder / SETTINGS).is_file():
         write_text(folder / SETTINGS, yaml.safe_dump(_settings(config), sort_keys=False))
-    for path in folder.glob(".clip-*.part*"):  # of a killed process
+    for path in folder.glob(".clip-*.part*"):
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -111,10 +111,11 @@ def _parts(named: str, given: dict[str, Any]) -> "Mapping[str, SimulatorConfig]"
 
 
 def _write(parts: "Mapping[str, SimulatorConfig]", out: Path, workers: int) -> list[Path]:
-    from sonodetr.simulator.write import check_folder, write_clips
+    from sonodetr.simulator.write import check_folder, claim_folder, write_clips
 
-    for part, config in parts.items():
-        check_folder(out / part, config)
+    for step in (check_folder, claim_folder):  # so that none is begun where one is refused
+        for part, config in parts.items():
+            step(out / part, config)
     return [write_clips(config, out, part, workers) for part, config in parts.items()]
 
 
