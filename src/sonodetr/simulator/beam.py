@@ -62,8 +62,8 @@ class Beam:
             sample: where the row crosses the beam.
             off_rad: angle of its normal off the beam.
 
-        Through a beam `exp(-A u^2)` and a pulse `exp(-v^2 / 2 s^2)` a row adds up to the response to
-        a point times the length `sqrt(pi / |A cos^2 + sin^2 / 2 s^2|)`; so do the side lobes.
+        Through a beam `exp(-A u^2)` and a pulse `exp(-v^2 / 2 s^2)` a row adds up to the response
+        to a point times the length `sqrt(pi / |A cos^2 + sin^2 / 2 s^2|)`; so do the side lobes.
         """
         across = self.curvature_per_mm2[sample] * np.cos(off_rad) ** 2
         along = np.sin(off_rad) ** 2 / (2 * self.sigma_along_mm**2)
