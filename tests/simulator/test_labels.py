@@ -130,6 +130,20 @@ def test_hidden_behind_bone() -> None:
     assert label(other, tissue=replace(tissue, attenuation_db_cm_mhz=loss)) is None
 
 
+def test_bone_moves_with_the_tissue() -> None:
+    """Breathing presses it from 12 mm down to 16.8 mm, beneath the needle, which then shows."""
+    tissue = even(LINEAR, -20.0)
+    loss = tissue.attenuation_db_cm_mhz.copy()
+    loss[34:40] = 40.0  # 12 to 15 mm deep
+    tissue = replace(tissue, attenuation_db_cm_mhz=loss)
+    layout = whole(LINEAR)
+    assert Labeller(LINEAR, tissue, STILL, layout, -70.0).label(needle(), 0) is None
+    breath = replace(STILL, breath_mm=np.array([16.0]), breath_depth_mm=40.0)
+    seen = Labeller(LINEAR, tissue, breath, layout, -70.0).label(needle(), 0)
+    assert seen is not None
+    assert seen.visible_mm == pytest.approx(24, abs=0.11)
+
+
 @pytest.mark.parametrize(
     "instrument",
     [

@@ -158,12 +158,19 @@ class Labeller:
         return excess_db, 10 * np.log10(speckle + noise)
 
     def _map(self, values: np.ndarray, x: np.ndarray, z: np.ndarray, frame: int) -> np.ndarray:
-        """A map of the tissue at positions in the probe's frame, the nearest value."""
-        motion = self.motion
+        """A map of the tissue at positions in the probe's frame, the nearest value.
+
+        As `Pose.to_tissue` without pulse and drag, which move less than a map's cell or two.
+        """
+        motion, tissue = self.motion, self.tissue
         cosine, sine = math.cos(motion.rock_rad[frame]), math.sin(motion.rock_rad[frame])
-        slide, _, lift = motion.probe_mm[frame]
-        column = (cosine * x - sine * z + slide - self.tissue.left_mm) / self.tissue.spacing_mm
-        row = (cosine * z + sine * x + lift - self.tissue.top_mm) / self.tissue.spacing_mm
+        slide, off_plane, lift = motion.probe_mm[frame]
+        x, z = cosine * x - sine * z, cosine * z + sine * x
+        y = -off_plane - math.tan(motion.tilt_rad[frame]) * z
+        x, z = x - tissue.shear[0] * y + slide, z - tissue.shear[1] * y + lift
+        z = z / (1 + motion.breath_mm[frame] / motion.breath_depth_mm)
+        column = (x - tissue.left_mm) / tissue.spacing_mm
+        row = (z - tissue.top_mm) / tissue.spacing_mm
         height, width = values.shape
         return values[
             np.clip(row, 0, height - 1).astype(int), np.clip(column, 0, width - 1).astype(int)

@@ -118,7 +118,7 @@ class Pose:
         return self.cosine * x + self.sine * z, y, self.cosine * z - self.sine * x
 
     def to_tissue(self, tissue: Any, x: Any, z: Any) -> tuple[Any, Any]:
-        """Places in the probe's plane `[N]` -> tissue at rest, `[F, N]` each; undoes `to_probe`."""
+        """Places in the probe's plane `[N]` -> tissue at rest `[F, N]`; undoes `to_probe`."""
         x, z = self.cosine * x - self.sine * z, self.cosine * z + self.sine * x
         shear_x, shear_z = tissue.shear
         y = (-self.slide_y - self.tilt * z) / (1 - self.tilt * shear_z)
