@@ -74,7 +74,7 @@ STANDARD = InsertionRanges(
     breath=(0, 0.03),
 )
 SHIFTED = InsertionRanges(
-    level_db=(12, 32),
+    level_db=(16, 36),
     law_deg=(10, 25),
     tip_db=(0, 5),
     reverberation_db=(-12, -4),
@@ -226,7 +226,7 @@ def _hand(
                 turn[start:stop] = math.radians(random.uniform(-6, 6))
         start = stop
     longest = reach_mm * random.uniform(1.0, 1.15)
-    length = random.uniform(0.35, 1.0) * reach_mm + np.cumsum(speed) / _FINE_HZ
+    length = random.uniform(0.5, 1.0) * reach_mm + np.cumsum(speed) / _FINE_HZ
     # Folding back at either end turns what would be pushed too far into a retraction.
     length = longest - np.abs(length % (2 * longest) - longest)
     swing = np.cumsum(turn) / _FINE_HZ
