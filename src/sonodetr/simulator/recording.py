@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample
 
+from sonodetr.files import InputError
 from sonodetr.simulator.anatomy import draw_tissue
 from sonodetr.simulator.domain import DOMAINS, draw_probe
 from sonodetr.simulator.formation import Formation
@@ -24,6 +25,8 @@ from sonodetr.simulator.settings import SimulatorConfig
 from sonodetr.simulator.tissue import Tissue
 from sonodetr.types import Spacing
 
+# What is darker shows black at most settings, and must not darken what it is averaged with.
+_BLACK_DB = -45.0
 _FRAMES_AT_ONCE = {"cpu": 1, "cuda": 16}  # more do not fit a CPU's cache
 
 
@@ -80,7 +83,7 @@ class Recording:
                     self.instrument.echoes(self.probe, self.motion, frame)
                     for frame in range(part.start, part.stop)
                 ]
-            image_db = formation.image_db(part, echoes)
+            image_db = formation.image_db(part, echoes).clamp_min_(_BLACK_DB)
             image_db = avg_pool2d(image_db[:, None], decimate, ceil_mode=True)[:, 0]
             levels, state = grey(self.scanner, image_db, state)
             shown = grid_sample(
@@ -116,6 +119,8 @@ def draw_recording(config: SimulatorConfig, index: int) -> Recording:
     Raises:
         InputError: the index is not one of the data set's clips.
     """
+    if not 0 <= index < config.clips:
+        raise InputError(f"no clip {index} of {config.clips}; choose 0 to {config.clips - 1}")
     domain = DOMAINS[config.domain]
     # One stream of random numbers for each part, so that a change to one leaves the others.
     streams = (np.random.default_rng((config.seed, index, 2, part)) for part in range(7))
