@@ -1,5 +1,6 @@
 """What a scanner's settings do to the image: from levels in dB to grey values, on the beam grid."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,6 +158,7 @@ def grey(
     return level, level[-1]
 
 
+@functools.lru_cache(maxsize=8)
 def _knobs(values_db: tuple[float, ...], count: int) -> np.ndarray:
     """`[count]` smooth curve through evenly spread knobs that does not overshoot them."""
     knobs = np.linspace(0, 1, len(values_db))
