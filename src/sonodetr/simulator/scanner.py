@@ -75,11 +75,11 @@ class ScannerRanges:
 
 
 STANDARD = ScannerRanges(
-    gain_db=(-13.0, 6.0),
-    dynamic_range_db=(44.0, 68.0),
+    gain_db=(-11.0, 6.0),
+    dynamic_range_db=(40.0, 58.0),
     time_gain_db=5.0,
     lateral_gain_db=2.5,
-    grey_bend=(-0.6, 0.1),
+    grey_bend=(-0.6, 0.0),
     grey_contrast=(0.0, 0.3),
     speckle_reduction=(0.2, 1.0),
     edge_enhancement=(0.0, 0.8),
