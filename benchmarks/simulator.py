@@ -30,7 +30,7 @@ STEPS: dict[str, tuple[Any, str]] = {
     "- draw tissue": (recording, "draw_tissue"),
     "set up formation": (Formation, "__init__"),
     "form frame": (Formation, "image_db"),
-    "- maps": (Formation, "_map"),
+    "- levels and losses": (Formation, "_levels"),
     "- scatterers onto grid": (Formation, "_speckle"),
     "- surfaces onto grid": (Formation, "_at_points"),
     "- pulse": (Formation, "_along"),

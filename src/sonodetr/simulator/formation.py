@@ -9,7 +9,6 @@ grid need only be fine enough for the pulse, not for the wave.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -76,8 +75,9 @@ class Formation:
         self.across = torch.from_numpy(self.beam.across).to(self.device)
         self.phase = self._tensor(self.beam.phase_rad % (2 * math.pi))
         self.phase_step = self._tensor(np.gradient(self.beam.phase_rad))
-        self.maps = self._tensor(np.stack((tissue.echo_db, tissue.attenuation_db_cm_mhz)))[None]
-        # Motion is smooth: it is reckoned at every fourth sample and line, and interpolated.
+        self.echo_db = self._tensor(tissue.echo_db)[None, None]
+        self.attenuation = self._tensor(tissue.attenuation_db_cm_mhz)[None, None]
+        # Motion and losses are smooth: they are reckoned at every fourth sample and line.
         sample, line = np.meshgrid(
             np.linspace(0, probe.samples - 1, math.ceil(probe.samples / _COARSE) + 1),
             np.linspace(0, self.lines - 1, math.ceil(self.lines / _COARSE) + 1) - self.beam.pad,
@@ -89,10 +89,12 @@ class Formation:
         self._draw_scatterers()
         self.surfaces = [self._tensor(tissue.reflectors.x_mm), self._tensor(tissue.reflectors.z_mm)]
         self.surface_echo = self._complex(self._amplitude(tissue.reflectors))
-        self.typical_loss_db = self._tensor(
-            self._loss_db(np.cumsum(np.full(probe.samples, TYPICAL_ATTENUATION_DB_CM_MHZ)))
+        self.coarse_typical_loss_db = self._loss_db(
+            (self.rest[0] + 1) * TYPICAL_ATTENUATION_DB_CM_MHZ
         )
-        self.noise = self._noise_field(noise_db)
+        samples = torch.arange(1, probe.samples + 1, device=self.device)
+        self.typical_loss_db = self._loss_db(samples * TYPICAL_ATTENUATION_DB_CM_MHZ)
+        self._draw_noise(noise_db)
 
     def image_db(
         self, frames: slice, instrument: Sequence[Echoes] = ()
@@ -102,20 +104,18 @@ class Formation:
         0 dB is the mean square of the speckle of muscle. `instrument` has one entry a frame.
         """
         pose = Pose.of(self.motion, frames, self.device)
-        levels = self._map(pose)
-        field = self._speckle(pose) * _from_db(levels[:, 0])
-        loss_db = self._loss_db(levels[:, 1].cumsum(1))
+        echo_db, gain_db = self._levels(pose)
+        field = self._speckle(pose).mul_(_from_db(echo_db))
         x, _, z = pose.to_probe(self.tissue, *self.surfaces)
         echo = self.surface_echo.expand(x.shape)
         if instrument:
             points = self._instrument(instrument)
-            loss_db = loss_db + self._at_points(*points[:2], points[3]).cumsum(1)
+            gain_db = gain_db - self._at_points(*points[:2], points[3]).cumsum(1)
             x, z, echo = (torch.cat(pair, 1) for pair in zip((x, z, echo), points[:3], strict=True))
-        field = field + self._at_points(x, z, echo)
-        field = field * _from_db(self.typical_loss_db[:, None] - loss_db)
+        field = field.add_(self._at_points(x, z, echo)).mul_(_from_db(gain_db))
         field = torch.fft.ifft(torch.fft.fft(field).mul_(self.across))
         field = self._along(field[..., self.beam.pad : -self.beam.pad] + self._noise(frames))
-        power = torch.view_as_real(field).square_().sum(-1)
+        power = field.real.square().addcmul_(field.imag, field.imag)
         return power.clamp_min_(_SILENT).log10_().mul_(10)
 
     def _draw_scatterers(self) -> None:
@@ -150,19 +150,24 @@ class Formation:
         )
         return fine.view(*coarse.shape[:2], *fine.shape[2:])
 
-    def _map(self, pose: Pose) -> Tensor:
-        """`[F, 2, samples, lines]` echo level and attenuation on the grid of every frame."""
+    def _levels(self, pose: Pose) -> tuple[Tensor, Tensor]:
+        """Echo level, and gain over the losses above, on every frame's grid, `[F, samples, lines]`.
+
+        The gain is that of the compensation for typical tissue, less what is lost.
+        """
         x, z = pose.to_tissue(self.tissue, *self.grid)
-        height, width = self.maps.shape[-2:]
+        height, width = self.echo_db.shape[-2:]
         extent = self.tissue.spacing_mm
         across = (x - self.tissue.left_mm) * (2 / (extent * width)) - 1
         down = (z - self.tissue.top_mm) * (2 / (extent * height)) - 1
-        return functional.grid_sample(
-            self.maps.expand(len(x), -1, -1, -1),
-            self._finer(across, down).permute(0, 2, 3, 1),
-            padding_mode="border",
-            align_corners=False,
-        )
+        coarse = torch.stack((across, down), -1).unflatten(1, self.coarse)
+        attenuation = _looked_up(self.attenuation, coarse)
+        # Trapezoids over the samples between; the first node lies half a sample below the face.
+        between = (self.probe.samples - 1) / (self.coarse[0] - 1)
+        total = attenuation.cumsum(1) - (attenuation + attenuation[:, :1]) / 2
+        loss_db = self._loss_db(total * between + attenuation[:, :1]).flatten(1)
+        fine = self._finer(across, down, self.coarse_typical_loss_db - loss_db)
+        return _looked_up(self.echo_db, fine[:, :2].permute(0, 2, 3, 1)), fine[:, 2]
 
     def _speckle(self, pose: Pose) -> Tensor:
         """`[F, samples, lines]` sum of the scatterers' echoes.
@@ -175,7 +180,10 @@ class Formation:
         sample = _wrap(self.places[0] + moved[:, 0], self.probe.samples)
         line = _wrap(self.places[1] + moved[:, 1], self.lines)
         row = sample.floor()
-        carrier, step = (table.take(row.long()) for table in (self.phase, self.phase_step))
+        index = row.long().flatten()
+        carrier, step = (
+            table.index_select(0, index).view_as(row) for table in (self.phase, self.phase_step)
+        )
         carrier.addcmul_(sample - row, step)
         size = torch.addcmul(self.start, self.turns, moved[:, 2]).cos_().mul_(math.sqrt(2))
         turn = self.phase_start - carrier
@@ -242,7 +250,7 @@ class Formation:
         size = level * reflectors.step_mm / self.beam.of_line(sample, off)
         return size * np.exp(1j * reflectors.phase_rad)
 
-    def _loss_db(self, attenuation_sum: Any) -> Any:
+    def _loss_db(self, attenuation_sum: Tensor) -> Tensor:
         """Loss on the way there and back from the sum of attenuation over the samples of a line.
 
         For a Gaussian spectrum of standard deviation s about f, `a` nepers per MHz cost
@@ -257,22 +265,19 @@ class Formation:
             20 / math.log(10)
         )
 
-    def _noise_field(self, noise_db: float) -> Tensor:
-        """`[samples, lines]` electronic noise, before the time-gain compensation lifts it."""
+    def _draw_noise(self, noise_db: float) -> None:
+        """Electronic noise `[samples, lines]`, and from where on every frame has it."""
         random = np.random.default_rng((*self.seed, 1))
-        size = 10 ** (noise_db / 20) * math.sqrt(0.5)
-        shape = self.probe.samples, self.probe.lines, 2
-        noise = random.standard_normal(shape, np.float32) * np.float32(size)
-        return torch.view_as_complex(torch.from_numpy(noise)).to(self.device)
+        size = 10 ** (noise_db / 20) / math.sqrt(2 * sum(tap**2 for tap in self.pulse))
+        noise = random.standard_normal((self.probe.samples, self.probe.lines, 2), np.float32)
+        self.noise = torch.view_as_complex(self._tensor(noise * np.float32(size)))
+        self.noise_starts = random.integers(noise.shape[:2], size=(len(self.motion), 2)).tolist()
+        self.noise_gain = _from_db(self.typical_loss_db)[:, None]
 
     def _noise(self, frames: slice) -> Tensor:
-        """`[F, samples, lines]` noise: every frame has it from another place on."""
-        pictures = []
-        for frame in range(*frames.indices(len(self.motion))):
-            random = np.random.default_rng((*self.seed, 2, frame))
-            shift = [int(random.integers(count)) for count in self.noise.shape]
-            pictures.append(self.noise.roll(shift, (0, 1)))
-        return torch.stack(pictures) * _from_db(self.typical_loss_db)[:, None]
+        """`[F, samples, lines]` noise, amplified with depth by the time-gain compensation."""
+        pictures = [self.noise.roll(start, (0, 1)) for start in self.noise_starts[frames]]
+        return torch.stack(pictures).mul_(self.noise_gain)
 
     def _along(self, field: Tensor) -> Tensor:
         """Convolution with the pulse along the lines."""
@@ -288,6 +293,16 @@ class Formation:
 
     def _complex(self, values: np.ndarray) -> Tensor:
         return torch.as_tensor(values.astype(np.complex64), device=self.device)
+
+
+def _looked_up(values: Tensor, places: Tensor) -> Tensor:
+    """`[F, h, w]` a map `[1, 1, H, W]` at places `[F, h, w, 2]`, -1 to 1 from edge to edge."""
+    return functional.grid_sample(
+        values.expand(len(places), -1, -1, -1),
+        places,
+        padding_mode="border",
+        align_corners=False,
+    )[:, 0]
 
 
 def _wrap(position: Tensor, count: int) -> Tensor:
