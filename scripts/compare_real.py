@@ -203,6 +203,7 @@ def draw(path: Path, real: dict[str, Measured], simulated: Measured) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "sonodetr"})
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
@@ -221,7 +222,7 @@ def draw(path: Path, real: dict[str, Measured], simulated: Measured) -> None:
     axes[1].set(xlabel="cycles a pixel", ylabel="power, dB")
     axes[0].legend(fontsize=7, frameon=False)
     with whole_file(path) as part:
-        figure.savefig(part, dpi=150)
+        figure.savefig(part, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)
 
 

@@ -26,7 +26,7 @@ def label(
     noise_db: float = -70.0,
 ) -> InstrumentLabel | None:
     labeller = Labeller(
-        probe, tissue or even(probe, -20.0), STILL, layout or whole(probe), noise_db
+        probe, tissue or even(probe, -20.0), STILL, layout or whole(probe), noise_db=noise_db
     )
     return labeller.label(instrument, 0)
 
@@ -137,9 +137,9 @@ def test_bone_moves_with_the_tissue() -> None:
     loss[34:40] = 40.0  # 12 to 15 mm deep
     tissue = replace(tissue, attenuation_db_cm_mhz=loss)
     layout = whole(LINEAR)
-    assert Labeller(LINEAR, tissue, STILL, layout, -70.0).label(needle(), 0) is None
+    assert Labeller(LINEAR, tissue, STILL, layout, noise_db=-70.0).label(needle(), 0) is None
     breath = replace(STILL, breath_mm=np.array([16.0]), breath_depth_mm=40.0)
-    seen = Labeller(LINEAR, tissue, breath, layout, -70.0).label(needle(), 0)
+    seen = Labeller(LINEAR, tissue, breath, layout, noise_db=-70.0).label(needle(), 0)
     assert seen is not None
     assert seen.visible_mm == pytest.approx(24, abs=0.11)
 
@@ -164,6 +164,19 @@ def test_noise_hides_what_is_deep() -> None:
     deep = needle(entry_mm=np.array([-30.0, 0.0, 35.0]), level_db=0.0)
     assert label(deep) is not None
     assert label(deep, noise_db=-20.0) is None
+
+
+def test_what_the_screen_shows_black_cannot_be_seen() -> None:
+    """In fluid, 10 dB below what the screen shows at all; the same 10 dB above it is seen."""
+    fluid = even(LINEAR, -60.0)
+    labellers = [
+        Labeller(LINEAR, fluid, STILL, whole(LINEAR), noise_db=-90.0, black_db=black_db)
+        for black_db in (-10.0, 10.0)
+    ]
+    bright, dark = (labeller.label(needle(level_db=0.0), 0) for labeller in labellers)
+    assert bright is not None
+    assert dark is None
+    assert bright.shaft_contrast_db == pytest.approx(10 - 6, abs=0.1)
 
 
 def shown_angle_deg(picture: np.ndarray, columns: slice) -> float:

@@ -33,7 +33,8 @@ class InstrumentLabel:
         angle_deg: angle of the line from entry to tip in the picture, 0 to 90 against horizontal.
         visible_mm: length of the visible part.
         tip_contrast_db, shaft_contrast_db: expected echo of tip and (median) of the visible shaft
-            over the expected level of tissue and noise around it; NaN for a tip not visible.
+            over the expected level of tissue and noise around it, or over black; NaN for a tip
+            that is not visible.
     """
 
     box_xyxy_px: Float64[np.ndarray, " 4"]
@@ -52,13 +53,21 @@ class Labeller:
 
     Args:
         noise_db: electronic noise at the face relative to the speckle of muscle.
+        black_db: level below which the screen is black; what is darker cannot be seen.
     """
 
     def __init__(
-        self, probe: Probe, tissue: Tissue, motion: Motion, layout: Layout, noise_db: float
+        self,
+        probe: Probe,
+        tissue: Tissue,
+        motion: Motion,
+        layout: Layout,
+        *,
+        noise_db: float,
+        black_db: float = -math.inf,
     ) -> None:
         self.probe, self.tissue, self.motion, self.layout = probe, tissue, motion, layout
-        self.noise_db = noise_db
+        self.noise_db, self.black_db = noise_db, black_db
         self.beam = make_beam(probe)
 
     def label(self, instrument: Instrument, frame: int) -> InstrumentLabel | None:
@@ -155,7 +164,8 @@ class Labeller:
         )
         speckle = np.mean(10 ** (around / 10), 0) * 10 ** (-excess_db / 10)
         noise = 10 ** ((self.noise_db + typical_db) / 10)
-        return excess_db, 10 * np.log10(speckle + noise)
+        black = 10 ** ((self.black_db - _LOST_DB) / 10)
+        return excess_db, 10 * np.log10(speckle + noise + black)
 
     def _map(self, values: np.ndarray, x: np.ndarray, z: np.ndarray, frame: int) -> np.ndarray:
         """A map of the tissue at positions in the probe's frame, the nearest value.

@@ -55,7 +55,12 @@ class Recording:
         if self.instrument is None:
             return [None] * len(self.motion)
         labeller = Labeller(
-            self.probe, self.tissue, self.motion, self.layout, self.scanner.noise_db
+            self.probe,
+            self.tissue,
+            self.motion,
+            self.layout,
+            noise_db=self.scanner.noise_db,
+            black_db=self.scanner.black_db,
         )
         return [labeller.label(self.instrument, frame) for frame in range(len(self.motion))]
 

@@ -50,6 +50,15 @@ class Scanner:
     frame_rate_hz: float = 25.0
     mirrored: bool = False
 
+    @property
+    def black_db(self) -> float:
+        """Level that just shows black, but for the knobs.
+
+        >>> Scanner(gain_db=3.0).black_db
+        -27.0
+        """
+        return -MUSCLE_GREY * self.dynamic_range_db - self.gain_db
+
 
 @dataclass(frozen=True)
 class ScannerRanges:
@@ -75,11 +84,11 @@ class ScannerRanges:
 
 
 STANDARD = ScannerRanges(
-    gain_db=(-11.0, 6.0),
+    gain_db=(-7.0, 7.0),
     dynamic_range_db=(40.0, 58.0),
     time_gain_db=5.0,
     lateral_gain_db=2.5,
-    grey_bend=(-0.6, 0.0),
+    grey_bend=(-0.6, -0.1),
     grey_contrast=(0.0, 0.3),
     speckle_reduction=(0.2, 1.0),
     edge_enhancement=(0.0, 0.8),
