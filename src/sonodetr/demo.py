@@ -75,10 +75,20 @@ def demo_config(data: Path) -> Config:
                 "path": str(data),
                 "image_size": (128, 128),
                 "region": "full",
-                "split": {"by_folder": True},
+                "split": {"by_folder": True, "similarity": 1.0},
             },
-            "model": {"hidden_dim": 96, "num_queries": 16, "points": True},
-            "train": {"epochs": 20, "batch_size": 16, "learning_rate": 6e-4, "validate_epochs": 4},
+            "model": {
+                "backbone": {"name": "efficientnet_lite0", "pretrained": True},
+                "num_queries": 16,
+                "points": True,
+            },
+            "train": {
+                "epochs": 15,
+                "batch_size": 16,
+                "learning_rate": 6e-4,
+                "ema_decay": 0.99,
+                "validate_epochs": 3,
+            },
         },
         "demo",
     )
@@ -188,7 +198,7 @@ def _training_chart(run: Path) -> str:
     for text in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         values = json.loads(text)
         if "validation/AP50" in values:
-            steps.append(values["step"])
+            steps.append(float(values["step"]))
             ap50.append(values["validation/AP50"])
     return report.line_chart(
         {"validation AP50": (steps, ap50)}, "step", "AP50", "AP50 on the validation recordings."

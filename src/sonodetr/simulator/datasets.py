@@ -37,7 +37,7 @@ def _parts(
 
 NEEDLE_SMALL = _parts(1, (300, 60, 120, 120), frames=8, image_size=(160, 160))
 NEEDLE = _parts(11, (600, 100, 200, 200), frames=16, image_size=(256, 256))
-DEMO = _parts(21, (160, 24, 48, 12), frames=4, image_size=(128, 128))
+DEMO = _parts(21, (320, 40, 60, 12), frames=3, image_size=(160, 160))
 DATA_SETS: Mapping[str, Mapping[str, SimulatorConfig]] = {
     "needle-small": NEEDLE_SMALL,
     "needle": NEEDLE,
