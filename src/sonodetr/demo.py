@@ -83,11 +83,11 @@ def demo_config(data: Path) -> Config:
                 "points": True,
             },
             "train": {
-                "epochs": 15,
+                "epochs": 20,
                 "batch_size": 16,
                 "learning_rate": 6e-4,
                 "ema_decay": 0.99,
-                "validate_epochs": 3,
+                "validate_epochs": 4,
             },
         },
         "demo",
@@ -153,7 +153,8 @@ def write_report(out: Path, run: Path, data: Path, result: dict[str, Any]) -> Pa
                     report.commands(
                         [
                             f"sonodetr predict {run} simulator:7 --out predictions",
-                            "sonodetr simulate clips --clips 24 --preview",
+                            "sonodetr simulate look --preview",
+                            "sonodetr simulate simulated/needle-small --set needle-small",
                             "sonodetr train configs/needle-small.yaml",
                         ]
                     )

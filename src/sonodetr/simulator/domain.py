@@ -28,7 +28,7 @@ class ProbeRanges:
     sector_deg: Range = (0, 0)
     bandwidth: Range = (0.3, 0.6)
     slice_mm: Range = (1.2, 3.5)
-    lines: tuple[int, ...] = (128, 160, 192)
+    lines: tuple[int, ...] = (96, 128, 160)
 
 
 @dataclass(frozen=True)
