@@ -3,16 +3,16 @@
 import json
 import webbrowser
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 
 from sonodetr import report
 from sonodetr.config import Config, parse_config
 from sonodetr.draw import draw, draw_labels, grid
-from sonodetr.evaluation.evaluate import evaluate
+from sonodetr.evaluation.evaluate import detect, evaluate
 from sonodetr.formats import open_source, read
 from sonodetr.predictor import Predictor, load
 from sonodetr.simulator.datasets import data_set
@@ -168,16 +168,8 @@ def write_report(out: Path, run: Path, data: Path, result: dict[str, Any]) -> Pa
 
 def _last_frames(predictor: Predictor, videos: list[Video]) -> tuple[list[Frame], list[Detections]]:
     """The last frame of every recording, and what is found there at any score."""
-    seen = [predictor.with_region(video) for video in videos]
-    frames = [frame_at(video, len(video) - 1) for video in seen]
-    found = track(
-        predictor.predict_frames(frames, threshold=0.0),
-        "pictures",
-        total=len(frames),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    return frames, list(found)
+    found = detect(predictor, videos, [(row, len(video) - 1) for row, video in enumerate(videos)])
+    return [frame_at(video, len(video) - 1) for video in videos], list(found.values())
 
 
 def _live(predictor: Predictor, out: Path) -> Path:
@@ -187,7 +179,7 @@ def _live(predictor: Predictor, out: Path) -> Path:
     rate = video.frame_rate_hz or 10.0
     count = min(len(video), round(_LIVE_SECONDS * rate))
     with overlay_video(path, rate) as write:
-        for frame in list(frames_of(video))[:count]:
+        for frame in islice(frames_of(video), count):
             (detections,) = predictor.predict_frames([frame])
             write(replace(frame, region_px=None), detections)
     return path

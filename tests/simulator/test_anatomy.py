@@ -57,7 +57,7 @@ def check(tissue: Tissue, probe: Probe) -> None:
     assert tissue.left_mm <= -probe.half_width_mm - 8
     assert tissue.left_mm + width * tissue.spacing_mm >= probe.half_width_mm + 8
     assert tissue.top_mm <= probe.top_mm - 4
-    assert tissue.top_mm + height * tissue.spacing_mm >= probe.bottom_mm + 4
+    assert tissue.top_mm + height * tissue.spacing_mm >= probe.depth_mm + 4
     assert np.isfinite(tissue.echo_db).all()
     assert np.abs(tissue.echo_db).max() < 90
     assert np.isfinite(tissue.attenuation_db_cm_mhz).all()

@@ -9,9 +9,8 @@ import numpy as np
 from sonodetr.config import SplitConfig
 from sonodetr.data.similarity import near_identical, thumbnail
 from sonodetr.files import InputError, closest
-from sonodetr.types import Video
+from sonodetr.types import PARTS, Video
 
-PARTS = ("train", "validation", "test")
 # First word of the random stream's seed; clips.py uses 1 and 2.
 _SPLIT_STREAM = 3
 _SIMILARITY = SplitConfig().similarity

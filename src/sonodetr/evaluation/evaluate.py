@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from sonodetr.data.clips import labelled_samples
 from sonodetr.data.splits import select
@@ -26,6 +24,7 @@ from sonodetr.evaluation.statistics import CONFIDENCE, Weights, bootstrap_interv
 from sonodetr.files import InputError, read_json, write_json
 from sonodetr.formats import read
 from sonodetr.predictor import Predictor, load
+from sonodetr.progress import progress_bar
 from sonodetr.training.run import provenance
 from sonodetr.types import Detections, Frame, Video, frame_at
 
@@ -159,10 +158,12 @@ def detect(
     _check_classes(videos, frames, predictor.class_names)
     # All detections, whatever their score: AP takes no threshold.
     found = predictor.predict_frames(_pictures(predictor, videos, frames), threshold=0.0)
-    console = Console(stderr=True)
-    shown = track(found, "evaluate", total=len(frames), console=console, transient=True)
-    places = [(videos[video].key, frame) for video, frame in frames]
-    return dict(zip(places, shown, strict=True))
+    detections = {}
+    with progress_bar("evaluate", len(frames), "frames") as advance:
+        for (video, frame), of_frame in zip(frames, found, strict=True):
+            detections[videos[video].key, frame] = of_frame
+            advance()
+    return detections
 
 
 def _pictures(

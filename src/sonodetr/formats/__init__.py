@@ -18,7 +18,7 @@ from sonodetr.formats.listing import (
     is_dicom,
     walk,
 )
-from sonodetr.types import Video
+from sonodetr.types import PARTS, Video
 
 _PICTURES = {
     "images": IMAGE_SUFFIXES,
@@ -26,8 +26,6 @@ _PICTURES = {
     "dicom": DICOM_SUFFIXES,
     "metaimage": METAIMAGE_SUFFIXES,
 }
-# Parts of a data set that lie in folders of these names, each with its own COCO file.
-_PARTS = ("train", "validation", "test")
 _SIMULATOR = "simulator:"
 _ALLOWED = " ".join(suffix for suffixes in _PICTURES.values() for suffix in suffixes)
 
@@ -128,13 +126,13 @@ def _only(videos: list[Video], source: Path) -> Video:
 
 
 def _read_parts(folder: Path, on_bad_label: Literal["error", "skip"]) -> list[Video]:
-    """The recordings of all parts; their keys begin with the part's name."""
+    """The recordings of all parts, each a folder with one COCO file; keys begin with its name."""
     from sonodetr.formats.annotations import unique
     from sonodetr.formats.coco import read_coco
 
     videos = [
         video if video.key.startswith(f"{part}/") else replace(video, key=f"{part}/{video.key}")
-        for part in _PARTS
+        for part in PARTS
         for file in _label_files(folder / part)
         for video in read_coco(file, on_bad_label=on_bad_label)
     ]
@@ -186,7 +184,7 @@ def _kind(source: Path) -> str:
 def _kind_of_folder(folder: Path) -> str:
     has = {path.name for path in folder.iterdir()}
     labels = _label_files(folder)
-    for place in (folder, *(folder / part for part in _PARTS)):
+    for place in (folder, *(folder / part for part in PARTS)):
         if (place / "simulator.yaml").is_file() and not _label_files(place):
             raise InputError(
                 f"{place}: simulated data that is not finished; go on with sonodetr simulate and "
@@ -202,7 +200,7 @@ def _kind_of_folder(folder: Path) -> str:
     if labels:
         return "coco"
     if {"train", "validation"} <= has and all(
-        len(_label_files(folder / part)) == 1 for part in _PARTS if part in has
+        len(_label_files(folder / part)) == 1 for part in PARTS if part in has
     ):
         return "parts"
     kinds = {kind for path in walk(folder) if (kind := _kind_of_pictures(path))}

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Complex64, Complex128, Float, Float32, Float64, Int64
 
-from sonodetr.simulator.probe import SOUND_MM_PER_US, Probe
+from sonodetr.simulator.probe import HALF_MAXIMUM_SIGMAS, SOUND_MM_PER_US, Probe
 
-_SIGMAS = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussian, in sigmas
 _TAPS = 7
 # A beam finer than its lines are apart would leave gaps, which scanners close by blending lines:
 # the finest beam has this standard deviation in lines.
@@ -91,7 +90,7 @@ def make_beam(probe: Probe) -> Beam:
     """
     pad = 8 + (-probe.lines) % 8 // 2
     padded = probe.lines + 2 * pad
-    line_mm = _line_mm(probe)
+    line_mm = probe.line_mm(probe.ranges_mm)
     curvature = _curvature(probe, line_mm)
     cycles = np.fft.rfftfreq(padded)
     spread = (1 / (curvature * line_mm**2) - 2 * _SHARED)[:, None]
@@ -101,7 +100,7 @@ def make_beam(probe: Probe) -> Beam:
     # The other half of the frequencies mirrors this one.
     across = half[:, np.abs(np.fft.fftfreq(padded, 1 / padded)).astype(int)]
     across, across_peak = _normalised(across)
-    sigma_samples = probe.pulse_mm / _SIGMAS / probe.sample_mm
+    sigma_samples = probe.pulse_mm / HALF_MAXIMUM_SIGMAS / probe.sample_mm
     steps = np.arange(_TAPS) - _TAPS // 2
     pulse = np.exp(-(steps**2) / (2 * (sigma_samples**2 - _SHARED)))
     spectrum = np.abs(np.fft.fft(pulse, 64))
@@ -134,7 +133,7 @@ def centre_frequency_mhz(probe: Probe) -> Float[np.ndarray, " samples"]:
 
 def spectrum_sigma_mhz(probe: Probe) -> float:
     """Standard deviation of the amplitude spectrum, whose full width at half maximum is B f."""
-    return probe.bandwidth * probe.frequency_mhz / _SIGMAS
+    return probe.bandwidth * probe.frequency_mhz / HALF_MAXIMUM_SIGMAS
 
 
 def _normalised(transfer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +154,7 @@ def _curvature(probe: Probe, line_mm: np.ndarray) -> np.ndarray:
     """`[samples]` complex A in 1/mm^2 of the two-way beam `exp(-A x^2)` at every depth."""
     wavelength = SOUND_MM_PER_US / centre_frequency_mhz(probe)
     depth = probe.ranges_mm
-    sigma_per_f_number = _SINC_WIDTH * wavelength / _SIGMAS
+    sigma_per_f_number = _SINC_WIDTH * wavelength / HALF_MAXIMUM_SIGMAS
     receive = sigma_per_f_number * np.maximum(probe.f_number, depth / probe.aperture_mm)
     transmit = sigma_per_f_number * max(probe.f_number, probe.focus_mm / probe.aperture_mm)
     waist_squared = 2 * transmit**2
@@ -166,10 +165,3 @@ def _curvature(probe: Probe, line_mm: np.ndarray) -> np.ndarray:
     response = 1 / (1 / (2 * receive**2) + 1 / (waist_squared * spread) + 1j * front)
     narrowest = 2 * (_NARROWEST_LINES * line_mm) ** 2
     return 1 / (np.maximum(response.real, narrowest) + 1j * response.imag)
-
-
-def _line_mm(probe: Probe) -> np.ndarray:
-    """`[samples]` distance of neighbouring lines at every depth."""
-    if probe.kind == "linear":
-        return np.full(probe.samples, probe.line_step)
-    return (probe.ranges_mm + probe.radius_mm) * probe.line_step

@@ -22,12 +22,12 @@ from sonodetr.simulator.beam import (
     spectrum_sigma_mhz,
 )
 from sonodetr.simulator.motion import Motion, Pose
-from sonodetr.simulator.probe import Probe
+from sonodetr.simulator.probe import HALF_MAXIMUM_SIGMAS, Probe
 from sonodetr.simulator.tissue import Reflectors, Tissue, angle_law
 
 # Elevation over which the speckle changes, as a share of the slice thickness: a Gaussian slice of
 # full width w at half amplitude decorrelates by exp(-y^2 / 2 l^2) with l = w / 2.355 * sqrt(2).
-_ELEVATION = math.sqrt(2) / (2 * math.sqrt(2 * math.log(2)))
+_ELEVATION = math.sqrt(2) / HALF_MAXIMUM_SIGMAS
 _SILENT = 1e-12  # power at -120 dB, so that the logarithm stays finite
 _COARSE = 4
 

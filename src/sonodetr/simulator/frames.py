@@ -13,13 +13,12 @@ from sonodetr.simulator.datasets import configure, data_set
 from sonodetr.simulator.labels import InstrumentLabel
 from sonodetr.simulator.recording import Recording, draw_recording
 from sonodetr.simulator.settings import SimulatorConfig
-from sonodetr.types import Labels, Pixels, Video
+from sonodetr.types import PARTS, Labels, Pixels, Video
 
 SCHEME = "simulator:"
 TRACK_ID = 1  # of the one instrument a recording has
 # Pictures that each process keeps: all of needle-small is 98 MB.
 _MEMORY_BYTES = 256 * 2**20
-_TRAINING_PARTS = ("train", "validation", "test")
 
 Pictures = UInt8[np.ndarray, "frames height width"]
 _kept: OrderedDict[tuple[SimulatorConfig, int], Pictures] = OrderedDict()
@@ -129,7 +128,7 @@ def read_simulated(address: str) -> list[Video]:
         return [_of_seed(int(name or 0))]
     parts = data_set(name)
     if not place:
-        names: Sequence[str] = _TRAINING_PARTS
+        names: Sequence[str] = PARTS
     elif place[0] in parts:
         names = place[:1]
     else:

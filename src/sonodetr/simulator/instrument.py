@@ -91,14 +91,14 @@ class Instrument:
     def echoes(self, probe: Probe, motion: Motion, frame: int) -> Echoes:
         """Walls, tip and reverberations in one frame, with the shadow they cast."""
         shaft = self.shaft_mm(motion, frame)
-        profile_db = 20 * np.log10(np.maximum(slice_profile(probe, shaft), 1e-6))
+        profile = slice_profile(probe, shaft)
+        profile_db = 20 * np.log10(np.maximum(profile, 1e-6))
         keep = profile_db > -60
         if not keep.any():
             return Echoes(_reflectors(np.zeros((6, 0))), np.zeros(0, np.float32))
         slope = np.gradient(shaft, axis=0)
         step = np.hypot(slope[:, 0], slope[:, 2])
-        normal = -np.degrees(np.arctan2(slope[:, 2], slope[:, 0]))
-        normal = (normal + 90) % 180 - 90
+        normal = normals_deg(slope)
         from_tip = (len(shaft) - 1 - np.arange(len(shaft))) * _STEP_MM
         texture = np.interp(from_tip, np.arange(len(self.texture_db)), self.texture_db)
         level = self.level_db + texture + profile_db
@@ -127,9 +127,10 @@ class Instrument:
         bright = rows[0][:, tip[keep]].copy()
         bright[3] += self.tip_db
         bright[5] = 75.0
-        crossing = np.abs(slope[:, 0]) / _line_mm(probe, shaft[:, 2])
+        # A phased probe's lines meet in a point; nearer to it than 1 mm they count as there.
+        crossing = np.abs(slope[:, 0]) / probe.line_mm(np.maximum(shaft[:, 2], 1 - probe.radius_mm))
         loss = np.zeros(sum(part.shape[1] for part in (*rows, bright)), np.float32)
-        loss[: int(keep.sum())] = (self.shadow_db * slice_profile(probe, shaft) * crossing)[keep]
+        loss[: int(keep.sum())] = (self.shadow_db * profile * crossing)[keep]
         return Echoes(_reflectors(np.concatenate((*rows, bright), 1)), loss)
 
 
@@ -139,16 +140,15 @@ def slice_profile(probe: Probe, points_mm: Float64[np.ndarray, "n 3"]) -> Float6
     return np.exp(-math.log(2) * (points_mm[:, 1] / half) ** 2)
 
 
+def normals_deg(slopes: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, " n"]:
+    """Direction of a shaft's normal within the plane against the z axis, -90 to 90."""
+    return (90 - np.degrees(np.arctan2(slopes[:, 2], slopes[:, 0]))) % 180 - 90
+
+
 def in_picture(probe: Probe, points_mm: Float64[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
     """Which points of a shaft lie within the field of view and the slice."""
     inside = probe.inside(points_mm[:, 0], points_mm[:, 2])
     return inside & (slice_profile(probe, points_mm) >= _IN_SLICE)
-
-
-def _line_mm(probe: Probe, z_mm: np.ndarray) -> np.ndarray:
-    if probe.kind == "linear":
-        return np.full(len(z_mm), probe.line_step)
-    return np.maximum(z_mm + probe.radius_mm, 1.0) * probe.line_step
 
 
 def _reflectors(rows: np.ndarray) -> Reflectors:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from sonodetr.simulator.beam import TYPICAL_ATTENUATION_DB_CM_MHZ, make_beam
-from sonodetr.simulator.instrument import Instrument, in_picture, slice_profile
+from sonodetr.simulator.instrument import Instrument, in_picture, normals_deg, slice_profile
 from sonodetr.simulator.layout import Layout
 from sonodetr.simulator.motion import Motion
 from sonodetr.simulator.probe import Probe
@@ -127,8 +127,7 @@ class Labeller:
 
     def _contrast_db(self, instrument: Instrument, shaft: np.ndarray, frame: int) -> np.ndarray:
         """`[n]` expected echo of the shaft over the expected level around it."""
-        slope = np.gradient(shaft, axis=0)
-        off = -np.degrees(np.arctan2(slope[:, 2], slope[:, 0]))
+        off = normals_deg(np.gradient(shaft, axis=0))
         off = off - np.degrees(self.probe.beam_angle_rad(shaft[:, 0], shaft[:, 2]))
         off = (off + 90) % 180 - 90
         profile = np.maximum(slice_profile(self.probe, shaft), 1e-6)

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from sonodetr.files import InputError
 
 SOUND_MM_PER_US = 1.54  # speed of sound in soft tissue
-_HALF = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussian, in sigmas
+# Full width of a Gaussian at half its maximum, in standard deviations.
+HALF_MAXIMUM_SIGMAS = 2 * math.sqrt(2 * math.log(2))
 
 
 @dataclass(frozen=True)
@@ -113,17 +114,18 @@ class Probe:
         extent = self.width_mm if self.kind == "linear" else math.radians(self.sector_deg)
         return extent / self.lines
 
+    def line_mm(self, range_mm: Any) -> Any:
+        """Distance of neighbouring lines at a distance from the probe's face."""
+        if self.kind == "linear":
+            return self.line_step + 0 * range_mm
+        return (range_mm + self.radius_mm) * self.line_step
+
     @cached_property
     def half_width_mm(self) -> float:
         """Half the largest width of the picture."""
         if self.kind == "linear":
             return self.width_mm / 2
         return (self.radius_mm + self.depth_mm) * math.sin(math.radians(self.sector_deg / 2))
-
-    @cached_property
-    def bottom_mm(self) -> float:
-        """Depth of the lowest point of the picture below the middle of the face (= depth_mm)."""
-        return self.depth_mm
 
     @cached_property
     def top_mm(self) -> float:

@@ -102,9 +102,7 @@ class Recording:
 
     def _decimation(self) -> tuple[int, int]:
         """Samples and lines that are averaged into one, so that scan conversion skips none."""
-        line_mm = self.probe.line_step
-        if self.probe.kind != "linear":
-            line_mm *= self.probe.radius_mm + self.probe.depth_mm / 2
+        line_mm = self.probe.line_mm(self.probe.depth_mm / 2)
         pixel = self.layout.mm_per_px
         return max(1, int(pixel / self.probe.sample_mm)), max(1, int(pixel / line_mm))
 
