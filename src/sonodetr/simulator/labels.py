@@ -129,7 +129,6 @@ class Labeller:
         """`[n]` expected echo of the shaft over the expected level around it."""
         off = normals_deg(np.gradient(shaft, axis=0))
         off = off - np.degrees(self.probe.beam_angle_rad(shaft[:, 0], shaft[:, 2]))
-        off = (off + 90) % 180 - 90
         profile = np.maximum(slice_profile(self.probe, shaft), 1e-6)
         echo_db = instrument.level_db + 20 * np.log10(profile * angle_law(off, instrument.law_deg))
         excess_db, around_db = self._levels(shaft, frame)

@@ -85,10 +85,12 @@ DIFFUSE = 0.05  # what even a mirror sends back at any angle, -26 dB
 def angle_law(off_deg: Any, law_deg: Any) -> Any:
     """Amplitude of a surface's echo against the angle off its normal, 1 at 0, one half at law_deg.
 
-    A Gaussian specular lobe over a diffuse floor of 0.05.
+    A Gaussian specular lobe over a diffuse floor of 0.05. A surface has no sides: 170 degrees off
+    its normal are 10.
 
     >>> round(float(angle_law(20.0, 20.0)), 3)
     0.525
     """
+    off_deg = (off_deg + 90) % 180 - 90
     lobe = np.exp(-math.log(2) * (off_deg / law_deg) ** 2)
     return DIFFUSE + (1 - DIFFUSE) * lobe
