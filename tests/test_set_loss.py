@@ -26,8 +26,8 @@ PLAIN = LossConfig(classification=1, box_l1=1, box_giou=1, points=1)
 def outputs_of(
     logits: Tensor, boxes: Tensor, points: Tensor | None = None, groups: int = 1
 ) -> Outputs:
-    memory = torch.zeros(logits.shape[1], 1, 1)
-    return Outputs(logits, boxes, points, memory, Grid(1, 1, 1), groups, Attention())
+    memory, queries = torch.zeros(logits.shape[1], 1, 1), torch.zeros(*logits.shape[1:3], 1)
+    return Outputs(logits, boxes, points, memory, queries, Grid(1, 1, 1), groups, Attention())
 
 
 def target_of(boxes: list[list[float]], classes: list[int], points: Tensor | None = None) -> Target:

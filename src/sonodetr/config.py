@@ -90,6 +90,9 @@ class DataConfig(Section):
     on_bad_label: Literal["error", "skip"] = Field(
         "error", description="stop at a bad label, or skip it"
     )
+    unlabelled: str = Field(
+        "", description="distillation: more recordings, of which only the pictures are used"
+    )
     image_size: tuple[int, int] = Field(
         (256, 256), description="height and width the model sees, in pixels"
     )
@@ -220,6 +223,68 @@ class TrainConfig(Section):
     )
 
 
+class LossTermConfig(Section):
+    """One distillation loss: its weight, and until when."""
+
+    weight: float = Field(0.0, ge=0, description="weight beside the detection loss; 0 is without")
+    until: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="the weight falls evenly to 0 at this share of the training; 0: it stays",
+    )
+
+
+class AttentionTermConfig(LossTermConfig):
+    """An attention distillation loss."""
+
+    layers: tuple[tuple[int, int], ...] = Field(
+        (), description="pairs of student and teacher layer, 0 is the first; empty: evenly paired"
+    )
+
+
+class DistillConfig(Section):
+    """What the student learns from a teacher (docs/distillation.md)."""
+
+    teacher: str = Field(
+        "", description="run folder, or folder of a Hugging Face detector; empty: no distillation"
+    )
+    encoder: AttentionTermConfig = Field(
+        AttentionTermConfig(), description="encoder self-attention"
+    )
+    decoder: AttentionTermConfig = Field(
+        AttentionTermConfig(), description="decoder self-attention of the teacher's queries"
+    )
+    cross: AttentionTermConfig = Field(
+        AttentionTermConfig(), description="cross-attention of the teacher's queries"
+    )
+    detections: LossTermConfig = Field(
+        LossTermConfig(), description="classes, boxes and points, matched teacher to student"
+    )
+    memory: LossTermConfig = Field(LossTermConfig(), description="encoder-memory features")
+    heads: Literal["grouped", "mean"] = Field(
+        "grouped", description="heads are paired in groups, or all averaged"
+    )
+    time: Literal["sum", "current"] = Field(
+        "sum",
+        description="attention of a 3D teacher to its frames: summed, or the current frame's alone",
+    )
+    background: float = Field(
+        0.1, gt=0, le=1, description="weight of a row far from every box, against 1 inside"
+    )
+    views: int = Field(
+        0,
+        ge=0,
+        description="augmented views a clip that the target cache holds; 0: no cache",
+    )
+    unlabelled_batch: int = Field(
+        8, ge=1, description="clips of data.unlabelled in every step, beside the labelled ones"
+    )
+    shuffle: bool = Field(
+        False, description="control: maps of other clips of the batch instead of the clip's own"
+    )
+
+
 class Config(Section):
     """A whole run."""
 
@@ -229,6 +294,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
+    distill: DistillConfig = DistillConfig()
 
     @model_validator(mode="after")
     def _enough_tokens(self) -> "Config":

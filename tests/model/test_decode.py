@@ -25,6 +25,7 @@ def outputs_of(logits: torch.Tensor, points: bool = False) -> Outputs:
         boxes,
         torch.stack((boxes[..., :2], boxes[..., :2] + boxes[..., 2:]), -2) if points else None,
         torch.zeros(batch, 1, 1),
+        torch.zeros(batch, queries, 1),
         Grid(1, 1, 1),
         1,
         Attention(),

@@ -25,6 +25,34 @@ class Capture(NamedTuple):
     cross: tuple[int, ...] = ()
 
 
+class Guide(NamedTuple):
+    """A teacher's queries, for which a student shows its own maps, row by row; they answer
+    nothing.
+
+    Attributes:
+        queries: as `Outputs.queries`, in the width of this model.
+        anchors: boxes cxcywh in 0..1 that they start from; learned queries have none.
+    """
+
+    queries: Float[Tensor, "batch queries dim"]
+    anchors: Float[Tensor, "batch queries 4"] | None
+
+
+class Memory(NamedTuple):
+    """What the encoder made of the clips: tokens, the same plus positions, and their grid."""
+
+    tokens: Float[Tensor, "batch tokens dim"]
+    positioned: Float[Tensor, "batch tokens dim"]
+    grid: Grid
+
+
+class _Decoded(NamedTuple):
+    features: Float[Tensor, "layers batch queries dim"]
+    boxes_cxcywh: Float[Tensor, "layers batch queries 4"]
+    decoder_maps: Maps
+    cross_maps: Maps
+
+
 class DETR(nn.Module):
     """Set prediction with a transformer (Carion et al. 2020), with learned or anchor queries.
 
@@ -93,36 +121,50 @@ class DETR(nn.Module):
         self,
         images: Float[Tensor, "batch channels time height width"],
         capture: Capture = Capture(),  # noqa: B008  (immutable)
+        guide: Guide | None = None,
     ) -> Outputs:
         """Detect in the last frame of each clip.
 
         Args:
-            images: values in 0..1; one frame a clip.
+            images: values in 0..1.
             capture: layers whose attention is returned.
+            guide: queries to take the decoder's maps from, instead of the model's own.
 
         Returns:
             Outputs of every decoder layer; in training for all query groups, else for the first.
         """
-        return self.detect(*self.embed(images), capture)
+        return self.detect(*self.embed(images), capture, guide)
 
     def detect(
-        self, tokens: Float[Tensor, "batch tokens dim"], grid: Grid, capture: Capture
+        self,
+        tokens: Float[Tensor, "batch tokens dim"],
+        grid: Grid,
+        capture: Capture,
+        guide: Guide | None = None,
     ) -> Outputs:
         """Encoder, decoder and heads: what `forward` does with the features of `embed`."""
-        memory, batch = tokens, len(tokens)
-        positions = grid_positions(grid, self.config.hidden_dim).to(memory)
+        positions = grid_positions(grid, self.config.hidden_dim).to(tokens)
         encoder_maps: Maps = {}
         for number, layer in enumerate(self.encoder):
-            memory, probabilities = layer(memory, positions, capture=number in capture.encoder)
-            if probabilities is not None:
-                encoder_maps[number] = probabilities
+            tokens, probabilities = layer(tokens, positions, capture=number in capture.encoder)
+            _keep(encoder_maps, number, probabilities)
+        memory = Memory(tokens, tokens + positions, grid)
         groups = self.groups if self.training else 1
-        count = self.config.num_queries * groups
+        queries = self.queries.weight[: self.config.num_queries * groups]
         decode = self._decode_anchors if self.anchored else self._decode_learned
-        decoded = decode(
-            self.queries.weight[:count].expand(batch, -1, -1), memory, positions, grid, capture
-        )
-        features, boxes, decoder_maps, cross_maps = decoded
+        if self.anchored:
+            proposed, cells = self._propose(tokens, grid, groups)
+            anchors = (logit(cells) + self.box_head(proposed)).sigmoid()
+            queries = queries + proposed
+            own = decode(queries, anchors, memory, groups, capture)
+            features = torch.cat((proposed[None], own.features))
+            boxes = torch.cat((anchors[None], own.boxes_cxcywh))
+        else:
+            queries = queries.expand(len(tokens), -1, -1)
+            own = decode(queries, None, memory, groups, capture)
+            features, boxes = own.features, own.boxes_cxcywh
+        if guide is not None:
+            own = decode(guide.queries, guide.anchors, memory, 1, capture)
         points = None
         if self.point_head is not None:
             offsets = self.point_head(features).unflatten(-1, (2, 2))
@@ -131,10 +173,11 @@ class DETR(nn.Module):
             logits=self.class_head(features),
             boxes_cxcywh=boxes,
             points=points,
-            memory=memory,
+            memory=tokens,
+            queries=queries,
             grid=grid,
             groups=groups,
-            attention=Attention(encoder_maps, decoder_maps, cross_maps),
+            attention=Attention(encoder_maps, own.decoder_maps, own.cross_maps),
         )
 
     def embed(
@@ -151,28 +194,26 @@ class DETR(nn.Module):
 
     def _decode_learned(
         self,
-        query_positions: Tensor,
-        memory: Tensor,
-        positions: Tensor,
-        grid: Grid,
+        queries: Tensor,
+        anchors: Tensor | None,
+        memory: Memory,
+        groups: int,
         capture: Capture,
-    ) -> tuple[Tensor, Tensor, Maps, Maps]:
+    ) -> _Decoded:
         """DETR as published: learned positions, content from zero, boxes read off at the end."""
-        content = torch.zeros_like(query_positions)
-        memory_positioned = memory + positions
+        content, features = torch.zeros_like(queries), []
         decoder_maps: Maps = {}
         cross_maps: Maps = {}
-        features = []
         for number, layer in enumerate(self.decoder):
             assert isinstance(layer, DecoderLayer)
             content, looked_around = layer.look_around(
-                content, query_positions, 1, capture=number in capture.decoder
+                content, queries, groups, capture=number in capture.decoder
             )
             content, looked_at = layer.look_at_memory(
                 content,
-                query_positions,
-                memory_positioned,
-                memory,
+                queries,
+                memory.positioned,
+                memory.tokens,
                 None,
                 capture=number in capture.cross,
             )
@@ -180,18 +221,20 @@ class DETR(nn.Module):
             _keep(cross_maps, number, looked_at)
             features.append(content)
         stacked = self.decoder_norm(torch.stack(features))
-        return stacked, self.box_head(stacked).sigmoid(), decoder_maps, cross_maps
+        return _Decoded(stacked, self.box_head(stacked).sigmoid(), decoder_maps, cross_maps)
 
     def _decode_anchors(
-        self, queries: Tensor, memory: Tensor, positions: Tensor, grid: Grid, capture: Capture
-    ) -> tuple[Tensor, Tensor, Maps, Maps]:
+        self,
+        queries: Tensor,
+        anchors: Tensor | None,
+        memory: Memory,
+        groups: int,
+        capture: Capture,
+    ) -> _Decoded:
         """Every layer starts from the boxes of the layer before and moves them a little."""
-        groups = queries.shape[1] // self.config.num_queries
-        proposed, cells = self._propose(memory, grid, groups)
-        anchors = (logit(cells) + self.box_head(proposed)).sigmoid()
-        features, boxes = [proposed], [anchors]
-        content = queries + proposed
-        memory_positioned = memory + positions
+        assert anchors is not None
+        content = queries
+        features, boxes = [], []
         decoder_maps: Maps = {}
         cross_maps: Maps = {}
         for number, layer in enumerate(self.decoder):
@@ -204,9 +247,9 @@ class DETR(nn.Module):
             content, looked_at = layer.look_at_memory(
                 content,
                 query_positions,
-                memory_positioned,
-                memory,
-                self.box_focus[number](content, anchors, grid),
+                memory.positioned,
+                memory.tokens,
+                self.box_focus[number](content, anchors, memory.grid),
                 capture=number in capture.cross,
             )
             _keep(decoder_maps, number, looked_around)
@@ -214,7 +257,7 @@ class DETR(nn.Module):
             features.append(self.decoder_norm(content))
             anchors = (logit(anchors) + self.refinements[number](features[-1])).sigmoid()
             boxes.append(anchors)
-        return torch.stack(features), torch.stack(boxes), decoder_maps, cross_maps
+        return _Decoded(torch.stack(features), torch.stack(boxes), decoder_maps, cross_maps)
 
     def _propose(
         self, memory: Float[Tensor, "batch tokens dim"], grid: Grid, groups: int

@@ -100,6 +100,7 @@ class Outputs:
         boxes_cxcywh: boxes in the input, 0..1.
         points: x, y of tip and entry in the input, or None for a model without points.
         memory: encoder output.
+        queries: what the decoder starts from: content of anchors, positions of learned queries.
         grid: how `memory`'s tokens lie on the picture.
         groups: number of query groups that `queries` holds.
         attention: the maps that were asked for.
@@ -109,6 +110,7 @@ class Outputs:
     boxes_cxcywh: Float[Tensor, "layers batch queries 4"]
     points: Float[Tensor, "layers batch queries 2 2"] | None
     memory: Float[Tensor, "batch tokens hidden"]
+    queries: Float[Tensor, "batch queries hidden"]
     grid: Grid
     groups: int
     attention: Attention
