@@ -1,4 +1,5 @@
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,16 @@ def test_named_data_sets_are_what_they_were():
     every = [config for part in (NEEDLE_SMALL, NEEDLE) for config in part.values()]
     assert {config.instruments for config in every} == {("needle",)}
     assert [config.domain for config in every] == 2 * (3 * ["standard"] + ["shifted"])
+
+
+@pytest.mark.parametrize("named", ["needle-small", "needle"])
+def test_frozen_labels_are_those_of_the_docs(named):
+    """Figures refer to these data sets: a change that alters one needs a new name."""
+    page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.count("`") >= 6 and "validation" in line)
+    column = list(DATA_SETS).index(named)
+    documented = row.split("|")[2 + column].strip(" `")
+    assert label_hash(data_set(named)["validation"]) == documented
 
 
 def test_no_two_parts_have_the_same_seed():
