@@ -7,6 +7,7 @@ and compared in one; only the assignment itself runs case by case, on the CPU.
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from scipy.optimize import linear_sum_assignment
@@ -95,6 +96,53 @@ def focal_terms(
     return if_one, if_zero
 
 
+def class_costs(
+    logits: Float[Tensor, "*shape classes"], config: LossConfig, classification: str
+) -> Float[Tensor, "*shape classes"]:
+    """Cost of giving a query to an object of each class."""
+    if classification == "focal":
+        if_one, if_zero = focal_terms(logits, config)
+        return if_one - if_zero
+    return -logits.softmax(-1)
+
+
+def box_costs(
+    boxes_cxcywh: Float[Tensor, "layers batch queries 4"],
+    wanted_cxcywh: Float[Tensor, "batch wanted 4"],
+    config: LossConfig,
+) -> Float[Tensor, "layers batch queries wanted"]:
+    """L1 and (minus) generalised IoU term of every query with every box of its clip, weighted."""
+    layers, _, queries, _ = boxes_cxcywh.shape
+    wanted = wanted_cxcywh[None].expand(layers, -1, -1, -1)
+    distance = torch.cdist(boxes_cxcywh, wanted, p=1)
+    overlap = generalised_iou(
+        boxes_cxcywh.unsqueeze(-2).expand(-1, -1, -1, wanted.shape[2], -1),
+        wanted.unsqueeze(2).expand(-1, -1, queries, -1, -1),
+    )
+    return config.box_l1 * distance - config.box_giou * overlap
+
+
+def assign(
+    cost: Float[Tensor, "layers batch queries wanted"], counts: list[int], groups: int
+) -> Matching:
+    """Give each of the first `counts[batch]` columns a query of its own in every layer and group,
+    at the smallest total cost; `target` counts the columns in use through the batch."""
+    # Answers that are not finite are matched too: the loss then shows it, and its caller knows why.
+    cost = torch.nan_to_num(cost, nan=1e9, posinf=1e9, neginf=-1e9)
+    grouped = cost.unflatten(2, (groups, -1)).cpu().numpy()
+    first_target = [sum(counts[:row]) for row in range(len(counts))]
+    pairs = []
+    for layer, row, group in np.ndindex(grouped.shape[:3]):
+        chosen, found = linear_sum_assignment(grouped[layer, row, group, :, : counts[row]])
+        shift = group * grouped.shape[3]
+        pairs += [
+            (layer, row, shift + int(q), first_target[row] + int(t))
+            for q, t in zip(chosen, found, strict=True)
+        ]
+    table = torch.tensor(pairs, dtype=torch.int64, device=cost.device).reshape(-1, 4)
+    return Matching(*table.unbind(1))
+
+
 @torch.no_grad()
 def match(
     outputs: Outputs, targets: list[Target], config: LossConfig, classification: str
@@ -110,50 +158,21 @@ def match(
     layers, batch, queries, _ = boxes.shape
     counts = [len(target.classes) for target in targets]
     widest = max(counts, default=0)
-    device = boxes.device
     if widest > queries // outputs.groups:
         raise InputError(
             f"a frame has {widest} objects, the model finds at most {queries // outputs.groups}; "
             "raise model.num_queries"
         )
-    if widest == 0:
-        none = torch.zeros(0, dtype=torch.int64, device=device)
-        return Matching(none, none, none, none)
     # Padded to the same number of objects, so that one expression prices all of them.
     wanted_boxes = boxes.new_zeros(batch, widest, 4)
-    wanted_classes = torch.zeros(batch, widest, dtype=torch.int64, device=device)
+    wanted_classes = torch.zeros(batch, widest, dtype=torch.int64, device=boxes.device)
     for row, target in enumerate(targets):
         wanted_boxes[row, : counts[row]] = target.boxes_cxcywh
         wanted_classes[row, : counts[row]] = target.classes
-    if classification == "focal":
-        if_one, if_zero = focal_terms(logits, config)
-        class_cost = if_one - if_zero
-    else:
-        class_cost = -logits.softmax(-1)
     index = wanted_classes[None, :, None].expand(layers, -1, queries, -1)
-    cost = config.classification * class_cost.gather(-1, index)
-    cost += config.box_l1 * torch.cdist(boxes, wanted_boxes.expand(layers, -1, -1, -1), p=1)
-    cost -= config.box_giou * generalised_iou(
-        boxes.unsqueeze(-2).expand(-1, -1, -1, widest, -1),
-        wanted_boxes[None, :, None].expand(layers, -1, queries, -1, -1),
-    )
-    # Answers that are not finite are matched too: the loss then shows it, and its caller knows why.
-    cost = torch.nan_to_num(cost, nan=1e9, posinf=1e9, neginf=-1e9)
-    grouped = cost.unflatten(2, (outputs.groups, -1)).cpu().numpy()
-    first_target = [sum(counts[:row]) for row in range(batch)]
-    pairs = []
-    for layer in range(layers):
-        for row in range(batch):
-            if counts[row] == 0:
-                continue
-            for group in range(outputs.groups):
-                chosen, found = linear_sum_assignment(grouped[layer, row, group, :, : counts[row]])
-                shift = group * grouped.shape[3]
-                pairs += [
-                    (layer, row, shift + int(q), first_target[row] + int(t))
-                    for q, t in zip(chosen, found, strict=True)
-                ]
-    return Matching(*torch.tensor(pairs, dtype=torch.int64, device=device).unbind(1))
+    class_cost = class_costs(logits, config, classification).gather(-1, index)
+    cost = config.classification * class_cost + box_costs(boxes, wanted_boxes, config)
+    return assign(cost, counts, outputs.groups)
 
 
 def set_loss(
@@ -177,7 +196,7 @@ def set_loss(
         InputError: see `match`.
     """
     if not config.auxiliary:
-        outputs = _last_layer(outputs)
+        outputs = last_layer(outputs)
     matching = match(outputs, targets, config, classification)
     layers = len(outputs.logits)
     logits, boxes = outputs.logits.float(), outputs.boxes_cxcywh.float()
@@ -231,7 +250,8 @@ def _softmax_loss(
     return (surprise * weight).sum((1, 2)) / weight.sum((1, 2))
 
 
-def _last_layer(outputs: Outputs) -> Outputs:
+def last_layer(outputs: Outputs) -> Outputs:
+    """The answer alone, without the layers on the way to it."""
     return replace(
         outputs,
         logits=outputs.logits[-1:],
