@@ -80,6 +80,12 @@ class AugmentConfig(Section):
         0.15, ge=0, le=1, description="largest relative strength of added speckle"
     )
     shadow: float = Field(0.2, ge=0, le=1, description="chance of an acoustic shadow")
+    views: int = Field(
+        0,
+        ge=0,
+        description="number of different views of a clip, the same in every run; "
+        "0: a new one in every epoch",
+    )
 
 
 class DataConfig(Section):
@@ -90,9 +96,14 @@ class DataConfig(Section):
     on_bad_label: Literal["error", "skip"] = Field(
         "error", description="stop at a bad label, or skip it"
     )
-    unlabelled: str = Field(
-        "", description="distillation: more recordings, of which only the pictures are used"
+    labelled: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the training recordings whose labels are used; a teacher is asked "
+        "about the rest",
     )
+    unlabelled: str = Field("", description="more recordings, which only a teacher is asked about")
     image_size: tuple[int, int] = Field(
         (256, 256), description="height and width the model sees, in pixels"
     )
@@ -132,9 +143,15 @@ class BackboneConfig(Section):
         False, description="start from ImageNet weights, where the backbone has them"
     )
     path: str = Field("", description="huggingface: folder or hub name of the backbone")
+    temporal: Literal["none", "mixing", "factorised"] = Field(
+        "none",
+        description="clips: frames meet in the encoder only; once before it; after every stage",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "BackboneConfig":
+        if self.name == "huggingface" and self.temporal == "factorised":
+            raise ValueError("temporal factorised needs a backbone of our own; use mixing or none")
         if (self.name == "huggingface") != bool(self.path):
             raise ValueError("path is needed with name: huggingface, and only there")
         if len(self.depths) != 4 or min(self.depths) < 1:
@@ -278,7 +295,7 @@ class DistillConfig(Section):
         description="augmented views a clip that the target cache holds; 0: no cache",
     )
     unlabelled_batch: int = Field(
-        8, ge=1, description="clips of data.unlabelled in every step, beside the labelled ones"
+        8, ge=1, description="clips without labels in every step, beside the labelled ones"
     )
     shuffle: bool = Field(
         False, description="control: maps of other clips of the batch instead of the clip's own"
@@ -304,6 +321,23 @@ class Config(Section):
             raise ValueError(
                 f"{height} x {width} pixels at stride {stride} are {tokens} tokens, fewer than "
                 f"model.num_queries {self.model.num_queries}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _time_to_see(self) -> "Config":
+        temporal = self.model.backbone.temporal
+        if temporal == "none":
+            return self
+        if self.data.clip_frames == 1:
+            raise ValueError(
+                f"model.backbone.temporal {temporal} needs a clip; set data.clip_frames=2 or more, "
+                "or temporal: none"
+            )
+        if self.train.backbone_rate == 0:
+            raise ValueError(
+                f"train.backbone_rate 0 would freeze model.backbone.temporal {temporal} where it "
+                "starts, without effect; set a rate above 0, or temporal: none"
             )
         return self
 

@@ -30,12 +30,12 @@ class Clip:
 
     Attributes:
         image: pictures, oldest first; bytes, so that it is cheap to hand between processes.
-        target: what is in the last one.
-        source: where it came from. Its letterbox is that of the picture before augmentation.
+        target: what is in the last one; None where that is not to be known.
+        source: where it came from.
     """
 
     image: UInt8[np.ndarray, "channels time height width"]
-    target: Target
+    target: Target | None
     source: Source
 
 
@@ -55,6 +55,7 @@ class ClipDataset(Dataset[Clip]):
         config: size, channels, clip length, region and augmentation.
         seed: of the augmentation.
         augment: change every clip at random (`config.augment`), anew in every epoch.
+        unlabelled: more examples, numbered after `samples`, whose labels are not looked at.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class ClipDataset(Dataset[Clip]):
         *,
         seed: int = 0,
         augment: bool = False,
+        unlabelled: Sequence[tuple[int, int]] = (),
     ) -> None:
-        self.videos, self.samples, self.config = list(videos), list(samples), config
+        self.videos, self.samples, self.config = list(videos), [*samples, *unlabelled], config
+        self.labelled = len(samples)
         self.seed, self.augment = seed, augment
         self._regions: dict[int, Region] = {}
 
@@ -82,7 +85,10 @@ class ClipDataset(Dataset[Clip]):
         region = self._regions[video_index]
         letterbox = Letterbox.fit(region, *config.image_size)
         matrix = letterbox.matrix()
-        random = np.random.default_rng((_AUGMENT_STREAM, self.seed, epoch, index))
+        view, seed = epoch, self.seed
+        if views := config.augment.views:  # the same in every run, so that runs can share targets
+            view, seed = epoch % views, 0
+        random = np.random.default_rng((_AUGMENT_STREAM, seed, view, index))
         if self.augment:
             matrix = random_geometry(config.augment, config.image_size, random) @ matrix
         indices = clip_indices(frame_index, config)
@@ -93,10 +99,12 @@ class ClipDataset(Dataset[Clip]):
         image = np.ascontiguousarray(np.stack([pictures[i] for i in indices]).transpose(3, 0, 1, 2))
         if self.augment:
             image = change_intensity(image, config.augment, random)
-        labels = video.labels[frame_index]
-        labels = warp_labels(labels, matrix, config.image_size, cropped=self.augment)
-        target = target_of(labels, config.image_size)
-        return Clip(image, target, Source(video.key, frame_index, letterbox))
+        target = None
+        if index < self.labelled:
+            labels = video.labels[frame_index]
+            labels = warp_labels(labels, matrix, config.image_size, cropped=self.augment)
+            target = target_of(labels, config.image_size)
+        return Clip(image, target, Source(video.key, frame_index, letterbox, view, index))
 
 
 def clip_indices(frame_index: int, config: DataConfig) -> list[int]:
@@ -123,22 +131,29 @@ def target_of(labels: Labels, size: tuple[int, int]) -> Target:
 
 
 def collate(clips: Sequence[Clip]) -> Batch:
-    """Join clips of one size to a batch with images in 0..1."""
+    """Join clips of one size to a batch with images in 0..1; those without labels come last."""
+    clips = sorted(clips, key=lambda clip: clip.target is None)
     images = torch.from_numpy(np.stack([clip.image for clip in clips]))
-    targets = [clip.target for clip in clips]
+    return Batch(
+        images.to(torch.float32).div_(255),
+        _in_three_tensors([clip.target for clip in clips if clip.target is not None]),
+        [clip.source for clip in clips],
+    )
+
+
+def _in_three_tensors(targets: list[Target]) -> list[Target]:
+    """The same targets as views: a worker hands every tensor over as an open file, and those run
+    out."""
+    if not targets:
+        return []
     counts = [len(target.classes) for target in targets]
-    # Views of three tensors: a worker hands every tensor over as an open file, and those run out.
     columns = zip(
         torch.cat([target.boxes_cxcywh for target in targets]).split(counts),
         torch.cat([target.classes for target in targets]).split(counts),
         torch.cat([target.points for target in targets]).split(counts),
         strict=True,
     )
-    return Batch(
-        images.to(torch.float32).div_(255),
-        [Target(*column) for column in columns],
-        [clip.source for clip in clips],
-    )
+    return [Target(*column) for column in columns]
 
 
 class EpochBatches:

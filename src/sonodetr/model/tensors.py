@@ -48,11 +48,19 @@ class Target:
 
 
 class Source(NamedTuple):
-    """Where a clip's last frame came from, and the way from input pixels back to its pixels."""
+    """Where a clip's last frame came from, and the way from input pixels back to its pixels.
+
+    Attributes:
+        key, frame_index: recording and frame.
+        letterbox: of the picture before augmentation.
+        view, example: which augmentation of which example of its data set; targets are kept by it.
+    """
 
     key: str
     frame_index: int
     letterbox: Letterbox
+    view: int = 0
+    example: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Batch:
 
     Attributes:
         images: float32 in 0..1, black outside the picture.
-        targets: one a clip.
+        targets: one a labelled clip; clips without labels come last and have none.
         sources: one a clip.
     """
 

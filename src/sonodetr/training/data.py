@@ -1,12 +1,15 @@
 """The frames of a run: who may see which, in what order, and the processes that load them."""
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import cv2
+import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from sonodetr.config import Config
+from sonodetr.config import Config, DataConfig
 from sonodetr.data.clips import ClipDataset, EpochBatches, collate
 from sonodetr.data.splits import Split, split
 from sonodetr.files import InputError
@@ -14,6 +17,8 @@ from sonodetr.formats import read
 from sonodetr.model.tensors import Batch
 from sonodetr.types import Frames, Pixels, Video
 
+# First word of the random stream's seed; clips.py uses 1 and 2, splits.py 3.
+_LABELLED_STREAM = 4
 Key = tuple[int, int]  # epoch, index in the data set
 # Decoded pictures that each process remembers: about 550 grey stills of 760 x 630 pixels.
 MEMORY_BYTES = 256 * 2**20
@@ -56,38 +61,66 @@ class Remembered:
 
 @dataclass(frozen=True)
 class Data:
-    """The recordings of a run and who may see which frames."""
+    """The recordings of a run and who may see which frames.
+
+    Attributes:
+        videos: of `config.data.path`.
+        split: frames whose labels are used, and those of validation and test.
+        config: of the run.
+        unlabelled: recordings and their frames that only a teacher is asked about.
+    """
 
     videos: list[Video]
     split: Split
     config: Config
+    unlabelled: tuple[list[Video], list[tuple[int, int]]] = ([], [])
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the class head."""
         return self.videos[0].classes
 
-    def training(self) -> ClipDataset:
-        """Augmented training clips."""
+    def training(self, clip: DataConfig | None = None) -> ClipDataset:
+        """Augmented training clips, those without labels last; `clip`: other than the config's."""
         memory = Memory(MEMORY_BYTES)
+        more, frames = self.unlabelled
         videos = [
             replace(video, frames=Remembered(video.key, video.frames, memory))
-            for video in self.videos
+            for video in (*self.videos, *more)
         ]
-        config = self.config
-        return ClipDataset(videos, self.split.train, config.data, seed=config.seed, augment=True)
+        return ClipDataset(
+            videos,
+            self.split.train,
+            clip or self.config.data,
+            seed=self.config.seed,
+            augment=True,
+            unlabelled=frames,
+        )
 
-    def validation(self) -> ClipDataset:
-        """Validation clips as they are."""
-        return ClipDataset(self.videos, self.split.validation, self.config.data)
+    def validation(self, clip: DataConfig | None = None) -> ClipDataset:
+        """Validation clips as they are; `clip`: other than the config's."""
+        return ClipDataset(self.videos, self.split.validation, clip or self.config.data)
 
     def training_order(self, first_step: int, rank: int, processes: int) -> Iterator[list[Key]]:
         """Keys of every batch of process `rank` from `first_step` to the last epoch's end."""
-        size, count = self.config.train.batch_size, len(self.split.train)
+        config, count = self.config, len(self.split.train)
+        steps = config.train.epochs * -(-count // (config.train.batch_size * processes))
+        orders = [self._order(count, config.train.batch_size, 0, first_step, rank, processes)]
+        if without := len(self.unlabelled[1]):
+            size = config.distill.unlabelled_batch
+            orders.append(self._order(without, size, count, first_step, rank, processes))
+        for _ in range(first_step, steps):
+            yield [key for order in orders for key in next(order)]
+
+    def _order(
+        self, count: int, size: int, first_index: int, first_step: int, rank: int, processes: int
+    ) -> Iterator[list[Key]]:
+        """Keys of `size` examples a step, `count` of them numbered from `first_index`, for ever."""
         first_epoch, skip = divmod(first_step, -(-count // (size * processes)))
-        for epoch in range(first_epoch, self.config.train.epochs):
+        for epoch in itertools.count(first_epoch):
             for keys in EpochBatches(count, size * processes, self.config.seed, epoch, skip):
-                yield keys[rank * size : (rank + 1) * size]
+                own = keys[rank * size : (rank + 1) * size]
+                yield [(epoch, first_index + index) for epoch, index in own]
             skip = 0
 
     def validation_order(self, rank: int, processes: int) -> Iterator[list[Key]]:
@@ -128,7 +161,32 @@ def open_data(config: Config) -> Data:
             f"{config.data.path}: {place} has {most} objects, more than model.num_queries "
             f"{config.model.num_queries}; set model.num_queries={most} or more"
         )
-    return Data(videos, split(videos, config.data.split, config.seed), config)
+    parts = split(videos, config.data.split, config.seed)
+    known, unknown = _labelled(parts.train, config)
+    if not config.distill.teacher:
+        return Data(videos, replace(parts, train=known), config)
+    more = read(config.data.unlabelled) if config.data.unlabelled else []
+    unknown += [
+        (len(videos) + index, frame)
+        for index, video in enumerate(more)
+        for frame in range(len(video))
+    ]
+    return Data(videos, replace(parts, train=known), config, (more, unknown))
+
+
+def _labelled(
+    train: list[tuple[int, int]], config: Config
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Training frames whose labels are used, and the others; whole recordings.
+
+    A smaller share is part of every larger one of the same seed.
+    """
+    recordings = sorted({video for video, _ in train})
+    order = np.random.default_rng((_LABELLED_STREAM, config.seed)).permutation(len(recordings))
+    count = math.ceil(config.data.labelled * len(recordings))
+    used = {recordings[row] for row in order[:count]}
+    known = [sample for sample in train if sample[0] in used]
+    return known, [sample for sample in train if sample[0] not in used]
 
 
 class _Batches(Dataset[Batch | InputError]):
