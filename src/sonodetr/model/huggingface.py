@@ -53,8 +53,8 @@ class HuggingFaceNetwork(nn.Module):
             raise InputError(
                 "backbone huggingface needs transformers; run: pip install 'sonodetr[huggingface]'"
             ) from None
-        _check(path, pretrained)
-        with _one_line(path):
+        check_folder(path, pretrained)
+        with one_line(path):
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         stages = getattr(config, "stage_names", None)
         if not stages or getattr(config, "num_channels", 3) != 3:
@@ -63,17 +63,17 @@ class HuggingFaceNetwork(nn.Module):
                 "use for example a ResNet, ConvNeXt or Swin"
             )
         config.out_features = stages[1:]
-        with _one_line(path):
+        with one_line(path):
             self.model = AutoBackbone.from_config(config, trust_remote_code=False)
             if pretrained:
                 # Not AutoBackbone.from_pretrained: transformers 5.23 asks the hub about folders.
                 self.model, report = type(self.model).from_pretrained(
                     path, config=config, use_safetensors=True, output_loading_info=True
                 )
-                _check_complete(path, report["missing_keys"])
+                check_complete(path, report["missing_keys"])
         self.model.float().requires_grad_(True)
         self.indices, self.channels = self._find_maps(path)
-        self.mean, self.std = _normalisation(path)
+        self.mean, self.std = normalisation(path)
 
     @torch.no_grad()
     def _find_maps(self, path: str) -> tuple[list[int], tuple[int, ...]]:
@@ -95,7 +95,7 @@ class HuggingFaceNetwork(nn.Module):
         return [maps[index] for index in self.indices]
 
 
-def _check(path: str, pretrained: bool) -> None:
+def check_folder(path: str, pretrained: bool, what: str = "backbone") -> None:
     """Say what is wrong with a folder before transformers does, at length."""
     folder = Path(path)
     if not folder.is_dir():
@@ -103,7 +103,7 @@ def _check(path: str, pretrained: bool) -> None:
             raise InputError(f"{path}: no such folder; give a folder or a hub name (owner/name)")
         return
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: holds no config.json; save the backbone with save_pretrained")
+        raise InputError(f"{folder}: holds no config.json; save the {what} with save_pretrained")
     if pretrained and not any(folder.glob("*.safetensors")):
         pickled = [file.name for file in folder.glob("*.bin")]
         found = f"only {pickled[0]}, which could run code when opened" if pickled else "no weights"
@@ -112,33 +112,33 @@ def _check(path: str, pretrained: bool) -> None:
         )
 
 
-def _check_complete(path: str, missing: Collection[str]) -> None:
+def check_complete(path: str, missing: Collection[str], what: str = "backbone") -> None:
     """A network that would start partly from random weights is refused."""
     # The norms on the outputs belong to the backbone alone; classifiers are saved without them.
     lacking = sorted(key for key in missing if "hidden_states_norms" not in key)
     if lacking:
         raise InputError(
-            f"{path}: the weights lack {len(lacking)} tensors of the backbone, such as "
+            f"{path}: the weights lack {len(lacking)} tensors of the {what}, such as "
             f"{lacking[0]}; they belong to another network than config.json"
         )
 
 
 @contextmanager
-def _one_line(path: str) -> Iterator[None]:
+def one_line(path: str, what: str = "backbone") -> Iterator[None]:
     """Turn transformers' long explanations into one line."""
     try:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise InputError(
-            f"{path}: transformers cannot load a backbone from it ({reason}); "
+            f"{path}: transformers cannot load a {what} from it ({reason}); "
             "give a folder that save_pretrained wrote"
         ) from error
 
 
-def _normalisation(path: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(path: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation from the folder, ImageNet's where it says nothing."""
     from transformers.utils import cached_file
 
