@@ -154,11 +154,6 @@ def test_same_seed_same_bits(queries: str) -> None:
     assert torch.equal(*results)
 
 
-def test_one_frame_only() -> None:
-    with pytest.raises(ValueError, match="the clip has 3 frames, this model sees one"):
-        build("anchor")(torch.rand(1, 1, 3, 48, 112))
-
-
 def test_points_hang_on_their_box() -> None:
     """Offsets of a half-box are corners; they move and grow with the box."""
     model = build("anchor", points=True)

@@ -32,9 +32,21 @@ def test_grid_equals_published_detr() -> None:
     torch.testing.assert_close(given, expected.flatten(2).transpose(1, 2), atol=1e-6, rtol=0)
 
 
-def test_frames_lie_on_the_same_places() -> None:
-    clip, frame = grid_positions(Grid(3, 2, 5), 12), grid_positions(Grid(1, 2, 5), 12)
-    assert torch.equal(clip, frame.repeat(1, 3, 1))
+def test_frames_lie_on_the_same_places_and_add_their_age() -> None:
+    clip, frame = grid_positions(Grid(3, 2, 5), 8), grid_positions(Grid(1, 2, 5), 8)
+    added = (clip - frame.repeat(1, 3, 1)).unflatten(1, (3, 10))
+    assert torch.equal(clip[:, -10:], frame)  # the last frame is where a single picture is
+    for age, of_frame in zip((2, 1), added[0], strict=False):
+        slow = age / 100  # four features of a half have the frequencies 1 and 1/100
+        half = [math.cos(slow) - 1, math.sin(slow), math.cos(age) - 1, math.sin(age)]
+        torch.testing.assert_close(of_frame, torch.tensor([half + half]).expand(10, -1))
+
+
+def test_ages_differ_and_leave_the_places_apart() -> None:
+    """Every token of a long clip is told from all others, by far more than rounding."""
+    positions = grid_positions(Grid(17, 11, 13), 64)[0]
+    distances = torch.cdist(positions, positions) + 9 * torch.eye(len(positions))
+    assert distances.min() > 0.5
 
 
 def test_box_positions_are_four_sines() -> None:

@@ -1,10 +1,13 @@
 """The network that turns pictures into features: normalise, run a network, fuse its maps.
 
 A network is a module that returns its maps at strides 8, 16 and 32 and names their `channels`;
-`build_backbone` is the one place that knows them all. To add one, write it and add a `case`.
+`build_backbone` is the one place that knows them all. To add one, write it and add a `case`. For
+blocks over time inside it, it also takes what is to happen after each stage, and names
+`stage_channels`.
 """
 
 import itertools
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -16,8 +19,10 @@ from sonodetr.model.compact import Compact
 from sonodetr.model.efficientnet import EfficientNetLite0
 from sonodetr.model.huggingface import IMAGENET_MEAN, IMAGENET_STD, HuggingFaceNetwork
 from sonodetr.model.resnet import ResNet
+from sonodetr.model.temporal import TemporalBlock
 
 STRIDES = (8, 16, 32)
+Temporal = Literal["none", "mixing", "factorised"]
 
 
 class Backbone(nn.Module):
@@ -26,11 +31,16 @@ class Backbone(nn.Module):
     Deeper maps come down as in a feature pyramid (Lin et al. 2017, "Feature Pyramid Networks"):
     1x1 convolution, nearest upsampling by 2, sum. So a token of a fine map knows its surroundings.
 
+    Of a clip, each frame goes through the same 2D network. Where frames meet (`TemporalBlock`), a
+    frame sees itself and earlier ones. `temporal` says where: "none"; "mixing", once on the output
+    map; "factorised", after every stage of the network, which makes it a (2+1)D network.
+
     Args:
         network: returns maps at strides 8, 16 and 32; has `channels`, one number a map.
         stride: input pixels a cell of the output map, along each side: 8, 16 or 32.
         mean: subtracted from the images (0..1); one value a channel the network takes.
         std: divides them afterwards.
+        temporal: where the frames of a clip meet.
 
     Attributes:
         channels: of the output map.
@@ -45,7 +55,12 @@ class Backbone(nn.Module):
     std: Tensor
 
     def __init__(
-        self, network: nn.Module, stride: int, mean: tuple[float, ...], std: tuple[float, ...]
+        self,
+        network: nn.Module,
+        stride: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        temporal: Temporal = "none",
     ) -> None:
         super().__init__()
         first = STRIDES.index(stride)
@@ -56,20 +71,40 @@ class Backbone(nn.Module):
         self.top_down = nn.ModuleList(
             nn.Conv2d(deep, shallow, 1) for shallow, deep in itertools.pairwise(channels)
         )
+        self.stages = self.mixing = None
+        match temporal:
+            case "mixing":
+                # What moves crosses a cell (8 to 32 pixels) in a few frames, so the block also
+                # sees the cells around. Farther ones are the encoder's part.
+                self.mixing = TemporalBlock(self.channels, kernel=3)
+            case "factorised":  # neighbours meet in the convolutions of the stages
+                widths: tuple[int, ...] = network.stage_channels  # type: ignore[assignment]
+                self.stages = nn.ModuleList(TemporalBlock(width, kernel=1) for width in widths)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(
-        self, images: Float[Tensor, "batch in_channels height width"]
-    ) -> Float[Tensor, "batch channels h w"]:
-        """Features of images in 0..1; sizes that the stride does not divide are rounded up."""
+        self, images: Float[Tensor, "frames in_channels height width"], time: int = 1
+    ) -> Float[Tensor, "frames channels h w"]:
+        """Features of every frame; sizes that the stride does not divide are rounded up.
+
+        Args:
+            images: values in 0..1, clip by clip, within a clip the oldest frame first.
+            time: frames a clip.
+        """
         # Grey images broadcast to the three channels of a network that was trained on colour.
-        maps = self.network((images - self.mean) / self.std)[STRIDES.index(self.stride) :]
+        images = (images - self.mean) / self.std
+        if self.stages is None:
+            maps = self.network(images)
+        else:
+            blocks = self.stages
+            maps = self.network(images, lambda stage, features: blocks[stage](features, time))
+        maps = maps[STRIDES.index(self.stride) :]
         fused = maps.pop()
         for project in reversed(self.top_down):
             shallow = maps.pop()
             fused = shallow + functional.interpolate(project(fused), size=shallow.shape[-2:])
-        return fused
+        return fused if self.mixing is None else self.mixing(fused, time)
 
 
 def build_backbone(config: BackboneConfig, in_channels: int) -> Backbone:
@@ -96,7 +131,7 @@ def build_backbone(config: BackboneConfig, in_channels: int) -> Backbone:
         case "huggingface":
             network = HuggingFaceNetwork(config.path, pretrained=config.pretrained)
             mean, std = network.mean, network.std
-    backbone = Backbone(network, config.stride, mean, std)
+    backbone = Backbone(network, config.stride, mean, std, config.temporal)
     if _channels_last_works(backbone):
         # Convolutions on a CPU are up to 1.6 times faster with the channels last in memory.
         backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

