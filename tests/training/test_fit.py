@@ -270,7 +270,10 @@ def _unfit(folder):
         (_unfit, "none of the 1 tensors fits"),
         (lambda folder: {"data": {"path": str(folder / "absent.json")}}, "absent.json"),
         (lambda folder: {"data": {"path": ""}}, "data.path is empty"),
-        (lambda folder: {"data": {"clip_frames": 3}}, "this model sees one frame"),
+        (
+            lambda folder: {"data": {"clip_frames": 3, "clip_step": 2}},
+            r"reach back 4 frames, but the longest recording in .* has 1; set data.clip_frames=1",
+        ),
         (lambda folder: {"data": {"split": {"folds": 40}}}, "folds"),
         (lambda folder: {"model": {"num_queries": 1}}, "set model.num_queries=2 or more"),
     ],

@@ -135,22 +135,19 @@ def open_data(config: Config) -> Data:
     """Read the data that a config names and divide it.
 
     Raises:
-        InputError: the data cannot be read, has no labels, more objects in a frame than the model
-            can find, or cannot be divided as asked.
+        InputError: the data cannot be read, has no labels, no recording as long as a clip, more
+            objects in a frame than the model can find, or cannot be divided as asked.
     """
     if not config.data.path:
         raise InputError(
             "data.path is empty; name a folder or annotation file, as in data.path=FOLDER"
-        )
-    if config.data.clip_frames != 1:
-        raise InputError(
-            f"data.clip_frames {config.data.clip_frames}: this model sees one frame; use 1"
         )
     videos = read(
         config.data.path, images=config.data.images, on_bad_label=config.data.on_bad_label
     )
     if not any(video.labels for video in videos):
         raise InputError(f"{config.data.path}: has pictures but no labels; training needs some")
+    _check_reach(config, max(len(video) for video in videos if video.labels))
     most, place = max(
         (int((~labels.crowd).sum()), f"frame {frame} of {video.key}")
         for video in videos
@@ -172,6 +169,19 @@ def open_data(config: Config) -> Data:
         for frame in range(len(video))
     ]
     return Data(videos, replace(parts, train=known), config, (more, unknown))
+
+
+def _check_reach(config: Config, longest: int) -> None:
+    """Recordings shorter than a clip are filled up with their first frame, but not all of them."""
+    frames, step = config.data.clip_frames, config.data.clip_step
+    reach = (frames - 1) * step
+    if reach >= longest:
+        raise InputError(
+            f"data.clip_frames {frames} at data.clip_step {step} reach back {reach} frames, but the "
+            f"longest recording in {config.data.path} has {longest}; set "
+            f"data.clip_frames={(longest - 1) // step + 1} or less"
+            + (", or a smaller data.clip_step" if 1 < step and longest > 1 else "")
+        )
 
 
 def _labelled(
