@@ -123,24 +123,35 @@ class RunTeacher:
         """See `Teacher`.
 
         Raises:
-            InputError: the clips have too few frames, another size or channels it does not take.
+            InputError: the clips have too few frames, another size or channels it does not take, or
+                a layer is asked for that it does not have.
         """
-        if images.shape[2] < self.clip_frames:
-            raise InputError(
-                f"teacher {self.name} sees {self.clip_frames} frames, but the clips have "
-                f"{images.shape[2]}; set data.clip_frames={self.clip_frames}"
-            )
-        if tuple(images.shape[-2:]) != self.image_size:
-            raise InputError(
-                f"teacher {self.name} was trained on {_size(self.image_size)} pixels, but the "
-                f"pictures have {_size(images.shape[-2:])}; set data.image_size to the teacher's"
-            )
+        check_capture(self, capture)
+        check_frames(self, images, self.name)
         last = images[:, :, -self.clip_frames :]
         return self.model(in_channels(last, self.channels, self.name), capture)
 
 
-def _size(size: Any) -> str:
-    return " x ".join(map(str, size))
+def check_frames(
+    teacher: Teacher, images: Float[Tensor, "batch channels time height width"], name: str
+) -> None:
+    """Check that clips have the frames and the size that a teacher wants.
+
+    Raises:
+        InputError: they have fewer frames, or another size.
+    """
+    frames, *given = images.shape[2:]
+    if frames < teacher.clip_frames:
+        raise InputError(
+            f"teacher {name} sees {teacher.clip_frames} frames, but the clips have {frames}; "
+            f"set data.clip_frames={teacher.clip_frames}"
+        )
+    if teacher.image_size is not None and teacher.image_size != tuple(given):
+        wanted = list(teacher.image_size)
+        raise InputError(
+            f"teacher {name} sees pictures of {wanted} pixels, height and width, but they are "
+            f"{given}; set data.image_size={wanted}"
+        )
 
 
 def in_channels(

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from sonodetr.distill.huggingface_teacher import open_huggingface
 from sonodetr.distill.teachers import RunTeacher, Teacher
 from sonodetr.files import InputError
 from sonodetr.training.run import CONFIG, load_run
@@ -21,6 +22,8 @@ def open_teacher(path: str | os.PathLike[str]) -> Teacher:
     if (folder / CONFIG).is_file():
         model, config, info = load_run(folder)
         return RunTeacher(model, config, info.classes, info.threshold, str(folder))
+    if (folder / "config.json").is_file():
+        return open_huggingface(folder)
     raise InputError(
         f"teacher {folder}: holds neither config.yaml (a run) nor config.json (a detector saved by "
         "transformers)"
