@@ -2,15 +2,18 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from sonodetr.config import Config
+from sonodetr.data.clips import clip_indices
 from sonodetr.data.region import find_region, region_of
 from sonodetr.data.warp import warp_frame
 from sonodetr.files import InputError
@@ -20,9 +23,25 @@ from sonodetr.model.decode import detections_of
 from sonodetr.model.detr import DETR
 from sonodetr.model.tensors import Source
 from sonodetr.training.run import RunInfo, load_run
-from sonodetr.types import Detections, Frame, Pixels, Region, Video, frames_of
+from sonodetr.types import Detections, Frame, Pixels, Region, Spacing, Video, frames_of
 
 RegionChoice = Literal["auto", "full"] | Region
+
+
+class Seen(NamedTuple):
+    """A frame as the model sees it; small enough to keep the last ones of a live source.
+
+    Attributes:
+        picture: its ultrasound picture, as large as it fits; black where that does not reach.
+        source: its number, and the way back to its pixels.
+        time_s: as of the frame.
+        spacing_mm: as of the frame.
+    """
+
+    picture: UInt8[np.ndarray, "height width channels"]
+    source: Source
+    time_s: float
+    spacing_mm: Spacing | None
 
 
 class Predictor:
@@ -94,17 +113,27 @@ class Predictor:
         """Detections of each frame; what lies outside `Frame.region_px` is never looked at.
 
         One frame goes through the model at a time, and none is read ahead: on a CPU batches are not
-        faster, and with a live source they would come late.
+        faster, and with a live source they would come late. A model of clips also sees the frames
+        given before, so they must be consecutive frames of one recording; at the beginning the
+        first one is repeated, as in training.
 
         Raises:
             InputError: a frame is no picture, or its region does not lie inside it.
         """
         least = self.threshold if threshold is None else threshold
+        data = self.config.data
+        seen: deque[Seen] = deque(maxlen=(data.clip_frames - 1) * data.clip_step + 1)
         for frame in frames:
-            yield self._detect(frame).above(least)
+            seen.append(self.see(frame))
+            clip = [seen[index] for index in clip_indices(len(seen) - 1, data)]
+            yield self.detect(clip).above(least)
 
-    @torch.inference_mode()
-    def _detect(self, frame: Frame) -> Detections:
+    def see(self, frame: Frame) -> Seen:
+        """A frame as the model sees it, for `detect`.
+
+        Raises:
+            InputError: the frame is no picture, or its region does not lie inside it.
+        """
         _check_pixels(frame)
         height, width = frame.pixels.shape[:2]
         region = frame.region_px or Region(0, 0, width, height)
@@ -113,17 +142,27 @@ class Predictor:
         picture = warp_frame(
             frame.pixels, region, letterbox.matrix(), self.image_size, self.config.data.channels
         )
-        # [height, width, channels] -> [batch, channels, time, height, width]
-        images = torch.from_numpy(np.ascontiguousarray(picture)).to(self._device)
-        images = images.permute(2, 0, 1)[None, :, None].float() / 255
+        source = Source("", frame.index, letterbox)
+        return Seen(picture, source, frame.time_s, frame.spacing_mm)
+
+    @torch.inference_mode()
+    def detect(self, clip: Sequence[Seen]) -> Detections:
+        """Everything found in the last frame of a clip, whatever its score.
+
+        Args:
+            clip: the frames that `data.clips.clip_indices` names, oldest first.
+        """
+        pictures = np.stack([seen.picture for seen in clip])
+        # [time, height, width, channels] -> [batch, channels, time, height, width]
+        images = torch.from_numpy(pictures).to(self._device).permute(3, 0, 1, 2)[None].float() / 255
         (found,) = detections_of(
             self._model(images),
-            [Source("", frame.index, letterbox)],
+            [clip[-1].source],
             self.image_size,
             self.class_names,
             self._model.config.classification,
         )
-        return replace(found, time_s=frame.time_s, spacing_mm=frame.spacing_mm)
+        return replace(found, time_s=clip[-1].time_s, spacing_mm=clip[-1].spacing_mm)
 
 
 def load(model: str | os.PathLike[str], *, device: str = "cpu", threads: int = 0) -> Predictor:

@@ -8,6 +8,7 @@ import pytest
 from made_up import CLASSES, detected, video
 from rich.console import Console
 
+from sonodetr.config import Config
 from sonodetr.evaluation import evaluate as module
 from sonodetr.evaluation.evaluate import evaluate
 from sonodetr.evaluation.tables import print_evaluation
@@ -50,6 +51,7 @@ class Oracle(Predictor):
 
     class_names = ("vessel", "nerve")  # not in the data's order
     threshold = 0.6
+    config = Config()
 
     def __init__(self):
         """There is no network behind it."""
@@ -57,21 +59,21 @@ class Oracle(Predictor):
     def with_region(self, video):
         return video
 
-    def predict_frames(self, frames, *, threshold):
-        assert threshold == 0.0
-        for frame in frames:
-            number = int(frame.pixels.flat[0])
-            if number % 2 == 0:
-                boxes, scores, classes = [BOXES["nerve"], BOXES["vessel"]], [0.9, 0.5], [1, 0]
-            else:
-                boxes, scores, classes = [BOXES["nerve"]], [0.9], [1]
-            yield detected(boxes, scores, classes, self.class_names)
+    def see(self, frame):
+        return int(frame.pixels.flat[0])
+
+    def detect(self, clip):
+        if clip[-1] % 2 == 0:
+            boxes, scores, classes = [BOXES["nerve"], BOXES["vessel"]], [0.9, 0.5], [1, 0]
+        else:
+            boxes, scores, classes = [BOXES["nerve"]], [0.9], [1]
+        return detected(boxes, scores, classes, self.class_names)
 
 
 @pytest.fixture
 def oracle(monkeypatch):
     known = Oracle()
-    monkeypatch.setattr(module, "load", lambda model, threads=0: known)
+    monkeypatch.setattr(module, "load", lambda model: known)
     return known
 
 
@@ -128,12 +130,11 @@ class NeedleOracle(Oracle):
 
     class_names = ("needle",)
 
-    def predict_frames(self, frames, *, threshold):
-        for frame in frames:
-            known = int(frame.pixels.flat[0]) > 0
-            one = detected([[10, 10, 50, 40]] * known, [0.9] * known, [0] * known, ("needle",))
-            points = np.float32([[[53, 44], [10, 10]]] * known)
-            yield replace(one, points_px=points.reshape(-1, 2, 2))
+    def detect(self, clip):
+        known = clip[-1] > 0
+        one = detected([[10, 10, 50, 40]] * known, [0.9] * known, [0] * known, ("needle",))
+        points = np.float32([[[53, 44], [10, 10]]] * known)
+        return replace(one, points_px=points.reshape(-1, 2, 2))
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def needles(tmp_path):
 
 
 def test_instruments(needles, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "load", lambda model, threads=0: NeedleOracle())
+    monkeypatch.setattr(module, "load", lambda model: NeedleOracle())
     result = evaluate("oracle", needles, out=tmp_path / "out")
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == result
     assert result["instruments"]["all"] == {

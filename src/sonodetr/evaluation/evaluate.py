@@ -1,13 +1,16 @@
 """Run a model over labelled data and say how good it is, and how sure that is."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from sonodetr.data.clips import labelled_samples
+from sonodetr.config import DataConfig
+from sonodetr.data.clips import clip_indices, labelled_samples
 from sonodetr.data.splits import select
 from sonodetr.evaluation.instruments import Comparison, compare, instrument_figures
 from sonodetr.evaluation.matches import Matches, match
@@ -23,14 +26,15 @@ from sonodetr.evaluation.plot import plot_precision_recall
 from sonodetr.evaluation.statistics import CONFIDENCE, Weights, bootstrap_intervals
 from sonodetr.files import InputError, read_json, write_json
 from sonodetr.formats import read
-from sonodetr.predictor import Predictor, load
+from sonodetr.predictor import Predictor, Seen, load
 from sonodetr.progress import progress_bar
 from sonodetr.training.run import provenance
-from sonodetr.types import Detections, Frame, Video, frame_at
+from sonodetr.types import Detections, Video, frame_at
 
 RESAMPLES = 1000
 SplitName = Literal["all", "train", "validation", "test"]
 Place = tuple[int, int]  # index of the recording, index of the frame
+Past = Literal["real", "frozen", "shuffled"]
 
 
 def evaluate(
@@ -39,9 +43,9 @@ def evaluate(
     *,
     out: str | os.PathLike[str],
     split: SplitName = "all",
+    past: Past = "real",
     images: str = "",
     on_bad_label: Literal["error", "skip"] = "error",
-    threads: int = 0,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Evaluate a model on labelled data; writes `evaluation.json` and `precision_recall.png`.
@@ -51,25 +55,29 @@ def evaluate(
         data_path: folder or annotation file in any format that is read.
         out: folder for the two files.
         split: "all" labelled frames, or only a part of the division stored with the model.
+        past: what a model of clips is shown as the frames before the labelled one: those before it
+            ("real"), the labelled one itself ("frozen"), or those before it in another order
+            ("shuffled"); how much worse that is tells what the model makes of time.
         images: folder of the pictures, where not beside the annotations.
         on_bad_label: stop at a label that cannot be used, or leave it out.
-        threads: processor threads; 0 leaves it to the runtime.
-        seed: of the bootstrap.
+        seed: of the bootstrap and of the order of shuffled frames.
 
     Returns:
         What `evaluation.json` holds (docs/evaluation.md explains every figure).
 
     Raises:
         InputError: the model or the data cannot be used, the data has classes that the model does
-            not know, or the model stores no such split.
+            not know, the model stores no such split, or sees too few frames for `past`.
     """
     videos = read(data_path, images=images, on_bad_label=on_bad_label)
-    predictor = load(model, threads=threads)
+    predictor = load(model)
+    _check_past(past, predictor.config.data.clip_frames)
     division = _division(Path(model))
     if split != "all" and division is None:
         raise InputError(f"{model}: stores no division of data (split.json); use split 'all'")
     frames = labelled_samples(videos) if split == "all" else select(videos, division or {}, split)
-    detections, threshold = detect(predictor, videos, frames), predictor.threshold
+    detections = detect(predictor, videos, frames, past=past, seed=seed)
+    threshold = predictor.threshold
     matches = match(videos, detections, frames)
     instruments = compare(videos, detections, frames, threshold)
     whole = curve(matches)
@@ -78,8 +86,9 @@ def evaluate(
         "model": os.fspath(model),
         "data": os.fspath(data_path),
         "split": split,
+        "past": past,
         "threshold": threshold,
-        "notes": _notes(videos, frames, division),
+        "notes": _notes(videos, frames, division, past),
         "figures": metrics_of(matches).to_dict(),
         "instruments": None if instruments is None else instruments.to_dict(),
         "intervals": _intervals(videos, matches, instruments, threshold, seed),
@@ -148,32 +157,62 @@ def _check_classes(videos: Sequence[Video], frames: Sequence[Place], known: Sequ
 
 
 def detect(
-    predictor: Predictor, videos: Sequence[Video], frames: Sequence[Place]
+    predictor: Predictor,
+    videos: Sequence[Video],
+    frames: Sequence[Place],
+    *,
+    past: Past = "real",
+    seed: int = 0,
 ) -> dict[tuple[str, int], Detections]:
     """Run a model over labelled frames, with a progress bar; for `match`.
+
+    Every frame ends a clip of its own recording, whether the frames before it are labelled or not.
+
+    Args:
+        past: see `evaluate`.
+        seed: of the order of shuffled frames.
 
     Raises:
         InputError: the data has objects of a class that the model does not know.
     """
     _check_classes(videos, frames, predictor.class_names)
-    # All detections, whatever their score: AP takes no threshold.
-    found = predictor.predict_frames(_pictures(predictor, videos, frames), threshold=0.0)
     detections = {}
     with progress_bar("evaluate", len(frames), "frames") as advance:
-        for (video, frame), of_frame in zip(frames, found, strict=True):
-            detections[videos[video].key, frame] = of_frame
-            advance()
+        for index, places in groupby(frames, key=lambda place: place[0]):
+            video = predictor.with_region(videos[index])
+            seeds = (seed, zlib.crc32(video.key.encode()))
+            seen: dict[int, Seen] = {}
+            for _, frame in places:
+                clip = _clip(frame, predictor.config.data, past, seeds)
+                # Clips overlap: what the next ones may need is kept.
+                seen = {number: one for number, one in seen.items() if min(clip) <= number}
+                for number in sorted(set(clip) - seen.keys()):
+                    seen[number] = predictor.see(frame_at(video, number))
+                # All detections, whatever their score: AP takes no threshold.
+                detections[video.key, frame] = predictor.detect([seen[number] for number in clip])
+                advance()
     return detections
 
 
-def _pictures(
-    predictor: Predictor, videos: Sequence[Video], frames: Sequence[Place]
-) -> Iterator[Frame]:
-    seen: dict[int, Video] = {}
-    for index, frame in frames:
-        if index not in seen:
-            seen[index] = predictor.with_region(videos[index])
-        yield frame_at(seen[index], frame)
+def _clip(frame: int, config: DataConfig, past: Past, seeds: tuple[int, ...]) -> list[int]:
+    """Numbers of the frames to show, the labelled one last."""
+    *before, now = clip_indices(frame, config)
+    if past == "frozen":
+        before = [now] * len(before)
+    elif past == "shuffled" and len(set(before)) > 1:
+        random, real = np.random.default_rng((*seeds, frame)), before
+        while before == real:
+            before = random.permutation(real).tolist()
+    return [*before, now]
+
+
+def _check_past(past: Past, clip_frames: int) -> None:
+    least = {"real": 1, "frozen": 2, "shuffled": 3}[past]
+    if clip_frames < least:
+        raise InputError(
+            f"--past {past} needs a model of clips of at least {least} frames, but this one sees "
+            f"{clip_frames}; use --past real"
+        )
 
 
 def _units(videos: Sequence[Video], video_of_frame: np.ndarray) -> tuple[str, np.ndarray]:
@@ -221,14 +260,15 @@ def _notes(
     videos: Sequence[Video],
     frames: Sequence[Place],
     division: dict[str, dict[str, list[int]]] | None,
+    past: Past = "real",
 ) -> list[str]:
     """What a reader of the figures must know about the frames they were taken on."""
+    notes = [] if past == "real" else [f"the past frames that the model was shown are {past}"]
     if division is None:
-        return []
+        return notes
     trained = division["train"]
     seen = sum(frame in trained.get(videos[video].key, ()) for video, frame in frames)
     beside = {videos[video].key for video, _ in frames} & set(trained)
-    notes = []
     if seen:
         notes.append(
             f"{seen} of the {len(frames)} frames carry the names of frames the model was trained on"

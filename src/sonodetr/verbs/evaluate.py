@@ -15,23 +15,31 @@ def evaluate(
         Literal["all", "train", "validation", "test"],
         typer.Option(help="all labelled frames, or a part of the run's own division"),
     ] = "all",
+    past: Annotated[
+        Literal["real", "frozen", "shuffled"],
+        typer.Option(help="frames before the labelled one: as they are, it repeated, disordered"),
+    ] = "real",
+    seed: Annotated[int, typer.Option(min=0, help="of the intervals and of shuffled frames")] = 0,
     images: Annotated[str, typer.Option(help="folder of the pictures, if elsewhere")] = "",
     on_bad_label: Annotated[
         Literal["error", "skip"], typer.Option(help="stop at a bad label, or skip it")
     ] = "error",
     out: Annotated[
-        Path | None, typer.Option(help="folder for the results  [default: MODEL/evaluation-SPLIT]")
+        Path | None,
+        typer.Option(help="folder for the results  [default: MODEL/evaluation-SPLIT[-PAST]]"),
     ] = None,
     json_out: Json = "",
 ) -> None:
     """Measure a model on labelled data.
 
     Writes evaluation.json and precision_recall.png, and shows the main figures with their
-    intervals over recordings.
+    intervals over recordings. What a model of clips makes of time is seen by taking it away:
+    with --past frozen nothing moves, with --past shuffled nothing moves as it did.
 
     \b
     Examples:
       sonodetr evaluate runs/nerves data/coco.json --split test
+      sonodetr evaluate runs/needle3d data --split test --past frozen
       sonodetr evaluate runs/nerves data/coco.json --json -
     """
     from rich.console import Console
@@ -39,8 +47,17 @@ def evaluate(
     from sonodetr.evaluation.evaluate import evaluate as measure
     from sonodetr.evaluation.tables import print_evaluation
 
-    folder = out or Path(model) / f"evaluation-{split}"
-    result = measure(model, data, out=folder, split=split, images=images, on_bad_label=on_bad_label)
+    folder = out or Path(model) / f"evaluation-{split}{'' if past == 'real' else f'-{past}'}"
+    result = measure(
+        model,
+        data,
+        out=folder,
+        split=split,
+        past=past,
+        seed=seed,
+        images=images,
+        on_bad_label=on_bad_label,
+    )
     if json_out != "-":
         print_evaluation(result, Console())
     answer(result, json_out, f"{folder}: evaluation.json and precision_recall.png")
