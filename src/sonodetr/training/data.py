@@ -147,7 +147,7 @@ def open_data(config: Config) -> Data:
     )
     if not any(video.labels for video in videos):
         raise InputError(f"{config.data.path}: has pictures but no labels; training needs some")
-    _check_reach(config, max(len(video) for video in videos if video.labels))
+    check_reach(config.data, max(len(video) for video in videos if video.labels))
     most, place = max(
         (int((~labels.crowd).sum()), f"frame {frame} of {video.key}")
         for video in videos
@@ -171,16 +171,16 @@ def open_data(config: Config) -> Data:
     return Data(videos, replace(parts, train=known), config, (more, unknown))
 
 
-def _check_reach(config: Config, longest: int) -> None:
+def check_reach(data: DataConfig, longest: int) -> None:
     """Recordings shorter than a clip are filled up with their first frame, but not all of them."""
-    frames, step = config.data.clip_frames, config.data.clip_step
+    frames, step = data.clip_frames, data.clip_step
     reach = (frames - 1) * step
     if reach >= longest:
         raise InputError(
-            f"data.clip_frames {frames} at data.clip_step {step} reach back {reach} frames, but the "
-            f"longest recording in {config.data.path} has {longest}; set "
+            f"data.clip_frames {frames} at data.clip_step {step} reach back {reach} frames, but "
+            f"the longest recording in {data.path} has {longest}; set "
             f"data.clip_frames={(longest - 1) // step + 1} or less"
-            + (", or a smaller data.clip_step" if 1 < step and longest > 1 else "")
+            + (", or a smaller data.clip_step" if step > 1 and longest > 1 else "")
         )
 
 
