@@ -49,10 +49,11 @@ def attention_divergence(
         weights: of rows, on any scale, not negative.
     """
     weights = weights if weights.dim() == 3 else weights[:, None].expand(student.shape[:3])
-    target = _wide(teacher.detach())
+    # Zeros: of the teacher they weigh nothing, of the student they are very small.
     smallest = torch.finfo(student.dtype).tiny
-    surprise = functional.kl_div(_wide(student).clamp(min=smallest).log(), target, reduction="none")
-    return _weighted_mean(surprise.sum(-1), weights)
+    student, teacher = _wide(student), _wide(teacher.detach())
+    ratio = teacher.clamp(min=smallest).log() - student.clamp(min=smallest).log()
+    return _weighted_mean((teacher * ratio).sum(-1), weights)
 
 
 def _wide(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -115,17 +116,16 @@ def detection_distance(
         student = last_layer(student)
     matching = match_teacher(student, teacher, config, classification)
     place = (matching.layer, matching.batch, matching.query)
-    scores = _matched(teacher.scores, matching)
+    logits, found = _wide(student.logits), _wide(student.boxes_cxcywh)[place]
+    scores = _matched(teacher.scores, matching, logits)
     confidence = scores.amax(-1)
     # Every layer and group has each of the teacher's queries that take part once.
     divisor = (confidence.sum() / len(student.logits)).clamp(min=student.groups)
 
-    found = _wide(student.boxes_cxcywh)[place]
-    wanted = _matched(teacher.boxes_cxcywh, matching)
+    wanted = _matched(teacher.boxes_cxcywh, matching, found)
     box_l1 = (confidence * (found - wanted).abs().sum(-1)).sum() / divisor
     box_giou = (confidence * (1 - generalised_iou(found, wanted))).sum() / divisor
 
-    logits = _wide(student.logits)
     if classification == "focal":
         targets = torch.zeros_like(logits).index_put(place, scores)
         class_loss = _quality_focal(logits, targets).sum() / divisor
@@ -134,7 +134,8 @@ def detection_distance(
 
     points = torch.zeros_like(box_l1)
     if student.points is not None and teacher.points is not None:
-        error = _wide(student.points)[place] - _matched(teacher.points, matching)
+        seen = _wide(student.points)[place]
+        error = seen - _matched(teacher.points, matching, seen)
         points = (confidence * error.abs().sum((-2, -1))).sum() / divisor
     return {
         "classification": config.classification * class_loss,
@@ -145,9 +146,11 @@ def detection_distance(
 
 
 def _matched(
-    of_teacher: Float[Tensor, "batch teacher_queries *shape"], matching: Matching
+    of_teacher: Float[Tensor, "batch teacher_queries *shape"],
+    matching: Matching,
+    like: Tensor,
 ) -> Float[Tensor, "m *shape"]:
-    return _wide(of_teacher.detach()).flatten(0, 1)[matching.target]
+    return of_teacher.detach().flatten(0, 1)[matching.target].to(like)
 
 
 def _quality_focal(
