@@ -91,7 +91,13 @@ def summing(grid: Grid, coarse: Grid) -> Float[Tensor, "coarse_tokens tokens"]:
 def regrid(
     maps: Float[Tensor, "batch heads tokens tokens"], grid: Grid, coarse: Grid
 ) -> Float[Tensor, "batch heads coarse_tokens coarse_tokens"]:
-    """`A' = P A S^T`: rows are averaged and columns summed onto another grid of one frame."""
+    """`A' = P A S^T`: rows are averaged and columns summed onto another grid of one frame.
+
+    >>> maps = torch.eye(4)[None, None]  # every token of 2 x 2 looks at itself
+    >>> regrid(maps, Grid(1, 2, 2), Grid(1, 1, 2))[0, 0]
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
     if _frame(grid) == _frame(coarse):
         return maps
     batch, heads, _, columns = maps.shape
@@ -172,6 +178,10 @@ def foreground_weights(
     Args:
         boxes: one `[n, 4]` a clip, centre x, y, width, height in 0..1.
         background: in 0..1, not 0.
+
+    >>> left_cell = torch.tensor([[0.125, 0.5, 0.25, 1.0]])
+    >>> foreground_weights([left_cell], Grid(1, 1, 4), 0.1)
+    tensor([[1.0000, 0.8825, 0.3247, 0.1000]])
     """
     return torch.stack([_nearness(each, grid).clamp(min=background) for each in boxes])
 
