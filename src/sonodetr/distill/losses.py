@@ -166,7 +166,7 @@ def _matched(
 def _quality_focal(
     logits: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
-    """`|p - y|^2 BCE(p, y)` (Li et al. 2020, Generalized Focal Loss, with beta 2): 0 where p = y."""
+    """`|p - y|^2 BCE(p, y)` (Li et al. 2020, Generalized Focal Loss, beta 2): 0 where p = y."""
     surprise = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (logits.sigmoid() - targets) ** 2 * surprise
 
