@@ -70,6 +70,19 @@ def test_environment(written, monkeypatch):
             "data: {split: {by_folder: true, test_frames: [[1, 2]], validation_frames: [[4, 5]]}}",
             "by_folder takes the parts from the data",
         ),
+        (
+            "model: {backbone: {temporal: mixing}}",
+            "model.backbone.temporal mixing needs a clip; set data.clip_frames=2 or more",
+        ),
+        (
+            "{data: {clip_frames: 2}, train: {backbone_rate: 0},"
+            " model: {backbone: {temporal: factorised}}}",
+            "train.backbone_rate 0 would freeze model.backbone.temporal factorised",
+        ),
+        (
+            "model: {backbone: {name: huggingface, path: a, temporal: factorised}}",
+            "temporal factorised needs a backbone of our own; use mixing or none",
+        ),
         ("train: {learning_rate: .nan}", "train.learning_rate"),
         ("train: {learning_rate: .inf}", "train.learning_rate"),
         ("seed: 2020-01-01", "not plain YAML"),

@@ -217,6 +217,21 @@ def test_huggingface(tmp_path: Path, kind: str, in_channels: int) -> None:
     assert still == []
 
 
+def test_huggingface_with_mixing(tmp_path: Path) -> None:
+    save_huggingface(tmp_path, "resnet")
+    config = BackboneConfig(name="huggingface", path=str(tmp_path), temporal="mixing")
+    torch.manual_seed(0)
+    backbone = build_backbone(config, 1).eval()
+    assert backbone.mixing is not None
+    nn.init.normal_(backbone.mixing.expand.weight)
+    frames = torch.rand(2 * 3, 1, 64, 96)
+    other = frames.clone()
+    other[1] = 1 - other[1]  # the second frame of the first clip
+    moved = (backbone(other, 3) - backbone(frames, 3)).abs().amax((1, 2, 3))
+    assert moved.shape == (6,)
+    assert (moved > 0).tolist() == [False, True, True, False, False, False]
+
+
 def test_huggingface_random_weights_need_the_config_alone(tmp_path: Path) -> None:
     save_huggingface(tmp_path, "resnet")
     (tmp_path / "model.safetensors").unlink()
@@ -279,7 +294,8 @@ def test_a_narrow_network_trains_on_several_threads():
     code = (
         "import torch; from sonodetr.config import BackboneConfig; torch.set_num_threads(2);"
         "from sonodetr.model.backbone import build_backbone;"
-        "build_backbone(BackboneConfig(width=8), 1)(torch.rand(2, 1, 64, 64)).sum().backward()"
+        "[build_backbone(BackboneConfig(width=8, temporal=temporal), 1)"
+        "(torch.rand(2, 1, 64, 64), 2).sum().backward() for temporal in ('none', 'factorised')]"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -59,6 +59,8 @@ def test_past_is_stacked_within_each_clip() -> None:
     ]  # fmt: skip
     assert torch.equal(stacked[:, [1, 3, 5]], -stacked[:, [0, 2, 4]])
     assert torch.equal(with_past(pairs, 1)[:, 4:], pairs)  # a single frame stands still
+    with pytest.raises(ValueError, match="8 frames are no clips of 3 frames"):
+        with_past(pairs, 3)
 
 
 def test_block_by_hand() -> None:

@@ -63,11 +63,16 @@ def with_past(
     Before the clip its first frame is repeated, as it is before a recording begins (data.clips):
     there nothing seems to move.
 
+    Raises:
+        ValueError: the frames are not a whole number of clips.
+
     >>> with_past(torch.tensor([5.0, 7.0, 11.0]).reshape(3, 1, 1, 1), time=3).flatten(1)
     tensor([[ 5.,  5.,  5.],
             [ 7.,  5.,  5.],
             [11.,  7.,  5.]])
     """
+    if len(features) % time:
+        raise ValueError(f"{len(features)} frames are no clips of {time} frames")
     frames = torch.arange(len(features), device=features.device)
     place = frames % time  # within the clip
     # By index, which keeps the channels last in memory where they are.
