@@ -60,14 +60,14 @@ def _family(model_type: str, name: str) -> _Family:
             return _Family("softmax", _encoder_decoder)
         case "conditional_detr" | "dab-detr":
             return _Family("focal", _encoder_decoder)
-        case "rt_detr" | "rt_detr_v2" | "d_fine":
+        case "rt_detr" | "rt_detr_v2" | "d_fine" | "deimv2":
             return _Family("focal", _hybrid_encoder, pyramid=True)
         case "yolos":
             return _Family("softmax", _vision_transformer)
     raise InputError(
         f"teacher {name}: {model_type} has no dense attention over the picture in transformers "
         "(deformable attention samples points, windows see a part); use detr, table-transformer, "
-        "conditional_detr, dab-detr, yolos, rt_detr, rt_detr_v2 or d_fine"
+        "conditional_detr, dab-detr, yolos, rt_detr, rt_detr_v2, d_fine or deimv2"
     )
 
 
@@ -106,8 +106,7 @@ def _anchor_positions(base: Any, queries: int) -> Float[Tensor, "queries dim"]:
 def _hybrid_encoder(model: Any, output: Any, size: tuple[int, int]) -> _View:
     """RT-DETR and its kin: dense encoder attention within one map, decoder attention to sampled
     points of three; the decoder starts from proposals."""
-    level = model.config.encode_proj_layers[0]
-    features = output.encoder_last_hidden_state[level]
+    features = output.encoder_last_hidden_state[-1]  # attention is within the coarsest map
     return _View(
         torch.stack((output.enc_topk_logits, output.logits)),
         torch.stack((output.enc_topk_bboxes, output.pred_boxes)),
@@ -200,7 +199,7 @@ class HuggingFaceTeacher:
         self.classification: str = self.family.classification
         settings = json.loads(config.to_json_string(use_diff=False))
         settings = {key: value for key, value in settings.items() if key not in _ORIGIN}
-        self.fingerprint = fingerprint(model.state_dict(), {"model": settings, "norm": [mean, std]})
+        self.fingerprint = fingerprint(model, {"model": settings, "norm": [mean, std]})
         view = self._look(torch.zeros(1, 3, *(self.image_size or PROBE_SIZE)), attention=True)
         maps = (view.encoder, view.decoder, view.cross)
         self.layers = AttentionShape(*map(len, maps))
@@ -270,8 +269,10 @@ def open_huggingface(path: str | Path) -> HuggingFaceTeacher:
     """
     folder = Path(path)
     check_folder(str(folder), True, "detector")
-    model_type = str(read_json(folder / "config.json").get("model_type"))
-    _family(model_type, str(folder))  # before anything is loaded
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise InputError(f"{folder / 'config.json'}: is not the config of a detector")
+    _family(str(config.get("model_type")), str(folder))  # before anything is loaded
     if not (folder / "preprocessor_config.json").is_file():
         raise InputError(
             f"{folder}: holds no preprocessor_config.json, so it is unknown how the detector's "

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sonodetr.config import Config
 from sonodetr.files import InputError
@@ -109,7 +109,7 @@ class RunTeacher:
             "data": [data.channels, data.clip_frames, data.clip_step, data.image_size],
             "classes": classes,
         }
-        self.fingerprint = fingerprint(model.state_dict(), values)
+        self.fingerprint = fingerprint(model, values)
 
     def to(self, device: torch.device | str) -> "Teacher":
         """The same teacher on `device`."""
@@ -181,7 +181,7 @@ def check_capture(teacher: Teacher, capture: Capture) -> None:
             named.
 
     >>> check_capture(teacher, Capture(encoder=(5,)))  # doctest: +SKIP
-    InputError: the teacher has 2 layers of encoder self-attention, 0 and 1, but layer 5 was asked
+    InputError: the teacher has layers 0 and 1 of encoder self-attention, but layer 5 was ...
     """
     for kind, name in KINDS.items():
         count, asked = getattr(teacher.layers, kind), getattr(capture, kind)
@@ -195,7 +195,8 @@ def check_capture(teacher: Teacher, capture: Capture) -> None:
                 f"leave distill.{kind}.weight at 0 or choose another teacher"
             )
         if wrong:
-            numbers = "layer 0" if count == 1 else f"{count} layers, 0 to {count - 1}"
+            few = {1: "layer 0", 2: "layers 0 and 1"}
+            numbers = few.get(count, f"layers 0 to {count - 1}")
             raise InputError(
                 f"the teacher has {numbers} of {name}, but layer {wrong[0]} was asked for; "
                 f"change distill.{kind}.layers"
@@ -214,10 +215,11 @@ def class_scores(
     return logits.sigmoid() if classification == "focal" else logits.softmax(-1)[..., :-1]
 
 
-def fingerprint(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors, and over plain settings."""
+def fingerprint(model: nn.Module, settings: Mapping[str, Any]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all parameters and buffers (those that are not
+    saved too, such as the normalisation of the input), and over plain settings."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
