@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from sonodetr.config import Config, load_config
 from sonodetr.model.tensors import Batch
 from sonodetr.training.data import open_data
-from sonodetr.training.fit import Trainer, start_model
+from sonodetr.training.fit import Trainer, start_model, start_task
 
 CONFIG = Path(__file__).parent.parent / "configs" / "nerves.yaml"
 STILL = (632, 761)  # height, width
@@ -61,7 +61,9 @@ def measure(config: Config, folder: Path, blocks: int, steps: int) -> dict[str, 
     """Seconds of every step of both kinds."""
     data = open_data(config)
     model, _ = start_model(config, data.class_names, folder)
-    trainer = Trainer(config, data, model, folder, Accelerator(cpu=True))
+    accelerator = Accelerator(cpu=True)
+    task = start_task(config, data, model, accelerator)
+    trainer = Trainer(config, data, model, folder, accelerator, task)
     batches = trainer._training_batches()
     repeated = next(batches)
     done = 0

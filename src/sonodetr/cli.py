@@ -11,6 +11,7 @@ from sonodetr import __version__
 from sonodetr.files import InputError
 from sonodetr.verbs.answers import Stopped
 from sonodetr.verbs.demo import demo
+from sonodetr.verbs.distill import distill
 from sonodetr.verbs.evaluate import evaluate
 from sonodetr.verbs.info import info
 from sonodetr.verbs.predict import predict
@@ -117,7 +118,7 @@ def _options(
         typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Detection transformers for ultrasound: simulate, train, evaluate, predict.
+    """Detection transformers for ultrasound: simulate, train, distill, evaluate, predict.
 
     \b
     A first round:
@@ -131,5 +132,5 @@ def _options(
     """
 
 
-for _verb in (demo, simulate, train, evaluate, predict, info):
+for _verb in (demo, simulate, train, distill, evaluate, predict, info):
     app.command()(_verb)

@@ -289,10 +289,10 @@ class DistillConfig(Section):
     background: float = Field(
         0.1, gt=0, le=1, description="weight of a row far from every box, against 1 inside"
     )
-    views: int = Field(
-        0,
-        ge=0,
-        description="augmented views a clip that the target cache holds; 0: no cache",
+    cache: str = Field(
+        "",
+        description="folder that keeps the teacher's targets of all data.augment.views; "
+        "empty: the teacher runs along",
     )
     unlabelled_batch: int = Field(
         8, ge=1, description="clips without labels in every step, beside the labelled ones"

@@ -195,9 +195,9 @@ def test_best_is_kept_and_patience_runs_out(tiny, tmp_path, measured, capsys):
 def test_not_a_number_names_the_frames_and_spoils_nothing(tiny, tmp_path, monkeypatch):
     task, calls = fit.Detection.__call__, []
 
-    def poisoned(self, model, batch):
+    def poisoned(self, model, batch, done):
         calls.append([source.key for source in batch.sources])
-        named = task(self, model, batch)
+        named = task(self, model, batch, done)
         return named if len(calls) < 5 else named | {"loss": named["loss"] * float("nan")}
 
     monkeypatch.setattr(fit.Detection, "__call__", poisoned)

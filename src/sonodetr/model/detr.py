@@ -103,6 +103,8 @@ class DETR(nn.Module):
         self.class_head = nn.Linear(dim, outputs)
         self.box_head = Perceptron(dim, dim, dim, 4)
         self.point_head = Perceptron(dim, dim, 4) if config.points else None
+        # What a teacher's losses need beside the model; never saved with its weights.
+        self.training_only = nn.ModuleDict()
         self._initialise()
 
     def _initialise(self) -> None:

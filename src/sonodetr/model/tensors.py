@@ -14,7 +14,7 @@
 | group | queries of one group, which see each other |
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -91,12 +91,12 @@ class Attention:
     """Attention probabilities of the layers that were asked for; every row sums to one.
 
     Each maps a layer's number (0 is the first) to its map: rows are what asks, columns what is
-    looked at.
+    looked at. Teachers from elsewhere may have other numbers of heads in each kind.
     """
 
     encoder: dict[int, Float[Tensor, "batch heads tokens tokens"]] = field(default_factory=dict)
-    decoder: dict[int, Float[Tensor, "batch heads queries group"]] = field(default_factory=dict)
-    cross: dict[int, Float[Tensor, "batch heads queries tokens"]] = field(default_factory=dict)
+    decoder: dict[int, Float[Tensor, "batch _ queries group"]] = field(default_factory=dict)
+    cross: dict[int, Float[Tensor, "batch _ queries tokens"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,3 +122,13 @@ class Outputs:
     grid: Grid
     groups: int
     attention: Attention
+
+    def first(self, clips: int) -> "Outputs":
+        """The answers for the first clips; attention and memory stay those of all."""
+        points = None if self.points is None else self.points[:, :clips]
+        return replace(
+            self,
+            logits=self.logits[:, :clips],
+            boxes_cxcywh=self.boxes_cxcywh[:, :clips],
+            points=points,
+        )

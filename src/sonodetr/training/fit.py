@@ -14,18 +14,27 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, set_seed
+from torch import Tensor
 
 from sonodetr.config import Config
 from sonodetr.data.splits import near_identical_across, to_json
+from sonodetr.distill.targets import Targets
 from sonodetr.evaluation.matches import match
 from sonodetr.evaluation.metrics import best_threshold, metrics_of
 from sonodetr.files import InputError
 from sonodetr.model.detr import DETR
 from sonodetr.model.tensors import Batch
 from sonodetr.model.weights import load_matching, read_weights
+from sonodetr.training.attention_pictures import draw_attention
 from sonodetr.training.average import WeightAverage
 from sonodetr.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from sonodetr.training.data import Data, load_batches, open_data
+from sonodetr.training.distillation import (
+    Distillation,
+    filled_cache,
+    held_out_examples,
+    start_distillation,
+)
 from sonodetr.training.log import TrainingLog
 from sonodetr.training.optimizer import build_optimizer, rate_factor
 from sonodetr.training.pictures import draw_batch, draw_found, save_picture
@@ -33,13 +42,14 @@ from sonodetr.training.run import (
     WEIGHTS,
     RunInfo,
     check_run,
+    keep_teacher,
     provenance,
     save_info,
     save_weights,
     start_run,
     untrained_model,
 )
-from sonodetr.training.tasks import Detection, Task
+from sonodetr.training.tasks import Detection
 from sonodetr.training.validate import predict_clips
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -66,10 +76,15 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
     data = open_data(config)
     set_seed(config.seed)
     model, notes = start_model(config, data.class_names, folder)
+    task = start_task(config, data, model, accelerator)
     accelerator.wait_for_everyone()  # nobody looks at the folder any more
     if accelerator.is_main_process:
         start_run(folder, config, to_json(data.videos, data.split))
-    Trainer(config, data, model, folder, accelerator).run(notes)
+        if isinstance(task, Distillation):
+            keep_teacher(folder, config.distill.teacher, task.teacher.fingerprint)
+    if isinstance(task, Distillation) and config.distill.cache:
+        task.cache = filled_cache(data, task)
+    Trainer(config, data, model, folder, accelerator, task).run(notes)
     accelerator.wait_for_everyone()
     return folder
 
@@ -106,11 +121,31 @@ def start_model(
     return model, [f"{config.model.weights}: {taken}"]
 
 
+def start_task(
+    config: Config, data: Data, model: DETR, accelerator: Accelerator
+) -> Detection | Distillation:
+    """What the run optimises: detection, and what the config's teacher adds.
+
+    Raises:
+        InputError: the teacher cannot be opened, or does not fit the student or the data.
+    """
+    detection = Detection(config.loss, config.model.classification, accelerator)
+    if not config.distill.teacher:
+        return detection
+    return start_distillation(config, data, model, detection)
+
+
 class Trainer:
     """State of a training and its loop; use `train`."""
 
     def __init__(
-        self, config: Config, data: Data, model: DETR, folder: Path, accelerator: Accelerator
+        self,
+        config: Config,
+        data: Data,
+        model: DETR,
+        folder: Path,
+        accelerator: Accelerator,
+        task: Detection | Distillation,
     ) -> None:
         self.config, self.data, self.folder, self.accelerator = config, data, folder, accelerator
         self.rank, self.processes = accelerator.process_index, accelerator.num_processes
@@ -122,7 +157,9 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(
             self.plain_model, build_optimizer(self.plain_model, config.train)
         )
-        self.task: Task = Detection(config.loss, config.model.classification, accelerator)
+        self.task = task
+        self._clip = task.clip if isinstance(task, Distillation) else config.data
+        self._held_out: list[tuple[Batch, Targets]] = []
         self.progress = Progress(processes=self.processes)
 
     def run(self, notes: list[str]) -> None:
@@ -157,7 +194,7 @@ class Trainer:
                     log.say(f"no better AP in {progress.waited} validations: stopped early")
                     break
             if main:
-                save_weights(self.folder / "last.safetensors", self.average.state)
+                save_weights(self.folder / "last.safetensors", self._weights())
                 for line in self._conclusion():
                     log.say(line)
 
@@ -215,7 +252,7 @@ class Trainer:
         if self.progress.stopped:
             return iter(())
         order = self.data.training_order(self.progress.step, self.rank, self.processes)
-        return load_batches(self.data.training(), order, self.config.train.workers)
+        return load_batches(self.data.training(self._clip), order, self.config.train.workers)
 
     def _step(self, batch: Batch, step: int) -> dict[str, float]:
         """One optimisation step; returns the named loss terms, averaged over the processes."""
@@ -230,7 +267,7 @@ class Trainer:
                 step, self.total_steps, train.warmup_steps
             )
         with self.accelerator.autocast():
-            named = self.task(self.model, batch)
+            named = self.task(self.model, batch, step / self.total_steps)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(named["loss"])
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), train.gradient_clip)
@@ -276,6 +313,7 @@ class Trainer:
         detections = predict_clips(
             self.plain_model, batches, self.data.class_names, self.accelerator
         )
+        distances = self._distances()
         self.plain_model.load_state_dict(trained)
         matches = match(self.data.videos, detections, self.data.split.validation)
         metrics, progress = metrics_of(matches), self.progress
@@ -292,10 +330,20 @@ class Trainer:
                 shown = self.data.split.validation[:12]
                 picture = draw_found(self.data.videos, shown, detections, threshold)
                 save_picture(self.folder / "validation.png", picture)
-        return {"validation/AP": metrics.ap, "validation/AP50": metrics.ap50}
+        return {"validation/AP": metrics.ap, "validation/AP50": metrics.ap50} | distances
+
+    def _distances(self) -> dict[str, float]:
+        """How far the student is from its teacher on validation data, and a picture of it."""
+        if not isinstance(self.task, Distillation) or not self.accelerator.is_main_process:
+            return {}
+        self._held_out = self._held_out or held_out_examples(self.data, self.task)
+        drawn = draw_attention(self.task, self._held_out)
+        if drawn is not None:
+            save_picture(self.folder / "attention" / f"step-{self.progress.step:06}.png", drawn)
+        return self.task.held_out(self._held_out)
 
     def _keep_best(self, figures: dict[str, Any], threshold: float) -> None:
-        save_weights(self.folder / WEIGHTS, self.average.state)
+        save_weights(self.folder / WEIGHTS, self._weights())
         save_info(
             self.folder,
             RunInfo(
@@ -306,6 +354,11 @@ class Trainer:
                 provenance=provenance(self.config.seed),
             ),
         )
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The averaged weights of the detector alone."""
+        state = self.average.state
+        return {name: state[name] for name in state if not name.startswith("training_only.")}
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:

@@ -2,7 +2,8 @@
 
 config.yaml, model.safetensors (best on validation data), last.safetensors, run.json (classes,
 threshold, versions, git revision, seed), split.json, metrics.jsonl, checkpoint.safetensors (to
-resume), batch.png, validation.png and TensorBoard's event files.
+resume), batch.png, validation.png and TensorBoard's event files; with a teacher also teacher.json
+(its fingerprint) and attention/ (maps of both, side by side).
 """
 
 import os
@@ -25,6 +26,7 @@ from sonodetr.model.weights import read_safetensors
 
 CONFIG = "config.yaml"
 DIVISION = "split.json"
+TEACHER = "teacher.json"
 WEIGHTS = "model.safetensors"
 
 
@@ -106,6 +108,21 @@ def start_run(folder: Path, config: Config, division: dict[str, dict[str, list[i
     if not (folder / CONFIG).is_file():
         write_text(folder / CONFIG, dump_config(config))
     write_json(folder / DIVISION, division)
+
+
+def keep_teacher(folder: Path, teacher: str, fingerprint: str) -> None:
+    """Write down which teacher a run has, or check that it still is the same.
+
+    Raises:
+        InputError: the run has begun with other weights of the teacher.
+    """
+    path, own = folder / TEACHER, {"teacher": teacher, "fingerprint": fingerprint}
+    if path.is_file() and read_json(path) != own:
+        raise InputError(
+            f"{path}: {teacher} has changed since the run began; restore it, or start anew under "
+            "another name=..."
+        )
+    write_json(path, own)
 
 
 def _unfinished(folder: Path) -> set[Path]:

@@ -8,10 +8,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from sonodetr.config import LossConfig
-from sonodetr.model.tensors import Batch
+from sonodetr.model.tensors import Batch, Outputs
 from sonodetr.set_loss import set_loss
 
-Task = Callable[[nn.Module, Batch], dict[str, Tensor]]
+Task = Callable[[nn.Module, Batch, float], dict[str, Tensor]]  # model, batch, share that is done
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,11 @@ class Detection:
     classification: str
     accelerator: Accelerator
 
-    def __call__(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        outputs = model(batch.images)
+    def __call__(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
+        return self.of(model(batch.images), batch)
+
+    def of(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """The loss of outputs for the labelled clips of a batch."""
         objects = torch.tensor(
             float(sum(len(target.classes) for target in batch.targets)), device=batch.images.device
         )

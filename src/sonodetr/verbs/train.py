@@ -2,21 +2,30 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sonodetr.verbs.answers import Json, Stopped, answer
 
+if TYPE_CHECKING:
+    from sonodetr.config import Config
+
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="changes to the config"),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="continue an interrupted run")]
+Runs = Annotated[Path, typer.Option(help="folder of run folders")]
+
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="changes to the config"),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
-    out: Annotated[Path, typer.Option(help="folder of run folders")] = Path("runs"),
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    out: Runs = Path("runs"),
     json_out: Json = "",
 ) -> None:
     """Train a detector.
@@ -31,12 +40,16 @@ def train(
     """
     from sonodetr.config import load_config
 
-    settings = load_config(config, overrides or ())
-    from sonodetr.training.fit import train as fit
+    fit(load_config(config, overrides or ()), out, resume, json_out)
+
+
+def fit(settings: "Config", out: Path, resume: bool, json_out: str) -> None:
+    """Train, and say where the run is and how good it is."""
+    from sonodetr.training.fit import train
     from sonodetr.training.run import read_info
 
     try:
-        folder = fit(settings, out, resume=resume)
+        folder = train(settings, out, resume=resume)
     except KeyboardInterrupt:
         raise Stopped("go on from the last checkpoint with --resume") from None
     if os.environ.get("RANK", "0") != "0":

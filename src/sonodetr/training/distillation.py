@@ -1,0 +1,281 @@
+"""The distillation task: the detection loss, and what a teacher adds to it."""
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sonodetr.config import Config, DataConfig, DistillConfig, LossTermConfig
+from sonodetr.data.clips import collate
+from sonodetr.distill.align import foreground_weights
+from sonodetr.distill.cache import CacheKey, TargetCache, data_fingerprint, size_bytes
+from sonodetr.distill.losses import attention_divergence, detection_distance, memory_distance
+from sonodetr.distill.targets import (
+    Alignment,
+    Targets,
+    align,
+    confident_boxes,
+    current_memory,
+    detections_of,
+    student_maps,
+    teacher_targets,
+)
+from sonodetr.distill.teachers import Teacher
+from sonodetr.files import InputError
+from sonodetr.model.detr import DETR, Guide
+from sonodetr.model.tensors import Batch, Outputs
+from sonodetr.progress import progress_bar
+from sonodetr.training.data import Data, check_reach, load_batches
+from sonodetr.training.tasks import Detection
+from sonodetr.training.teachers import open_teacher
+
+# Validation clips on which student and teacher are compared; more would only take longer.
+_HELD_OUT = 64
+
+
+def weight_at(term: LossTermConfig, done: float) -> float:
+    """Weight of a loss when a share `done` of the training is over.
+
+    >>> [weight_at(LossTermConfig(weight=2.0, until=0.5), done) for done in (0, 0.25, 0.5, 1)]
+    [2.0, 1.0, 0.0, 0.0]
+    """
+    return term.weight * max(0.0, 1 - done / term.until) if term.until else term.weight
+
+
+@dataclass
+class Distillation:
+    """Find the labelled objects, and be like the teacher; `loss` is what is minimised.
+
+    On clips without labels only the teacher is listened to.
+
+    Attributes:
+        detection: the task without a teacher.
+        student: the model itself, however it is wrapped for training.
+        teacher: on the student's device.
+        alignment: what of the two is compared.
+        student_frames: how many of a clip's frames the student sees, the last ones.
+        clip: the clips that both look at.
+        cache: keeps the targets of all training clips; None to ask the teacher each time.
+    """
+
+    detection: Detection
+    student: DETR
+    teacher: Teacher
+    alignment: Alignment
+    student_frames: int
+    clip: DataConfig
+    cache: TargetCache | None = None
+
+    def __call__(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
+        weights = {
+            name: weight
+            for name in ("encoder", "decoder", "cross", "detections", "memory")
+            if (weight := weight_at(getattr(self.config, name), done))
+        }
+        if not weights and len(batch.targets) == len(batch.images):
+            return self.detection.of(self._look(model, batch, None), batch)
+        targets = self.targets(batch)
+        outputs = self._look(model, batch, targets)
+        named = self.detection.of(outputs.first(len(batch.targets)), batch)
+        distances = self.distances(outputs, targets, batch)
+        # Parameters that only a loss without weight uses still take part, as DDP demands.
+        idle = sum(parameter.sum() * 0 for parameter in self.student.training_only.parameters())
+        total = named["loss"] + idle
+        for name, weight in weights.items():
+            total = total + weight * distances[name]
+        return named | {"loss": total} | {f"distill_{name}": distances[name] for name in distances}
+
+    @property
+    def config(self) -> DistillConfig:
+        """The terms and their weights."""
+        return self.alignment.config
+
+    def targets(self, batch: Batch) -> Targets:
+        """What the teacher says about the clips of a batch, from the cache if there is one."""
+        if self.cache is None:
+            return self.ask(batch)
+        found = self.cache.read(_places(batch))
+        return {name: tensor.to(batch.images.device) for name, tensor in found.items()}
+
+    def ask(self, batch: Batch) -> Targets:
+        """What the teacher says about the clips of a batch when it is run."""
+        outputs = self.teacher(batch.images, self.alignment.teacher_capture)
+        return teacher_targets(outputs, self.alignment)
+
+    def maps(self, batch: Batch, targets: Targets) -> dict[str, Tensor]:
+        """The student's maps, by the names of the targets they are compared with."""
+        return student_maps(self._look(self.student, batch, targets), self.alignment)
+
+    def distances(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Tensor]:
+        """Every loss that is asked for, before its weight."""
+        config = self.config
+        sure = confident_boxes(targets, self.teacher.threshold)
+        boxes = [target.boxes_cxcywh for target in batch.targets] + sure[len(batch.targets) :]
+        foreground = foreground_weights(boxes, self.alignment.grid, config.background)
+        foreground = foreground / foreground.mean(1, keepdim=True)  # clips count the same
+        confidence = targets["scores"].amax(-1).clamp(min=config.background)
+        rows = {"encoder": foreground, "decoder": confidence, "cross": confidence}
+        found: dict[str, list[Tensor]] = {}
+        for name, maps in student_maps(outputs, self.alignment).items():
+            kind = name.partition("_")[0]
+            taught, weights = targets[name], rows[kind][:, None]
+            if (mass := targets.get(f"{name}_mass")) is not None:
+                weights = weights * mass
+            weights = weights.expand(taught.shape[:3])
+            if config.shuffle:
+                taught = taught.roll(1, 0)
+            found.setdefault(kind, []).append(attention_divergence(maps, taught, weights))
+        distances = {kind: torch.stack(of_kind).mean() for kind, of_kind in found.items()}
+        if config.detections.weight:
+            terms = detection_distance(
+                outputs,
+                detections_of(targets),
+                self.detection.config,
+                self.detection.classification,
+            )
+            distances["detections"] = torch.stack(list(terms.values())).sum()
+        if config.memory.weight:
+            memory = self.student.training_only["memory"](
+                current_memory(outputs, self.alignment.grid)
+            )
+            distances["memory"] = memory_distance(memory, targets["memory"], foreground)
+        return distances
+
+    @torch.no_grad()
+    def held_out(self, examples: Iterable[tuple[Batch, Targets]]) -> dict[str, float]:
+        """The distances on clips that nothing is learnt from.
+
+        The student is left in evaluation mode.
+        """
+        self.student.eval()
+        sums: dict[str, float] = {}
+        clips = 0
+        for batch, targets in examples:
+            outputs = self._look(self.student, batch, targets)
+            clips += len(batch.images)
+            for name, value in self.distances(outputs, targets, batch).items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(batch.images)
+        return {f"validation/distill_{name}": total / clips for name, total in sums.items()}
+
+    def _look(self, model: nn.Module, batch: Batch, targets: Targets | None) -> Outputs:
+        """The student's outputs, with the maps that are compared if there are targets."""
+        images = batch.images[:, :, -self.student_frames :]
+        if targets is None:
+            outputs: Outputs = model(images)
+        elif self.alignment.guided:
+            queries = self.student.training_only["queries"](targets["queries"])
+            guide = Guide(queries, targets["anchors"])
+            outputs = model(images, self.alignment.student_capture, guide)
+        else:
+            outputs = model(images, self.alignment.student_capture)
+        return outputs
+
+
+def _places(batch: Batch) -> list[tuple[int, int]]:
+    """View and number of each clip, by which a cache keeps its targets."""
+    return [(source.view, source.example) for source in batch.sources]
+
+
+def start_distillation(
+    config: Config, data: Data, student: DETR, detection: Detection
+) -> Distillation:
+    """Open the teacher and find what of it and the student is compared.
+
+    The student is given the parts that only its training needs.
+
+    Raises:
+        InputError: the teacher cannot be opened, or does not fit the student or the data.
+    """
+    device = detection.accelerator.device
+    teacher = open_teacher(config.distill.teacher).to(device)
+    clip = _common_clip(config.data, teacher)
+    check_reach(clip, max(len(video) for video in data.videos))
+    images = torch.zeros(1, clip.channels, clip.clip_frames, *clip.image_size, device=device)
+    student.to(device)
+    alignment = align(config, student, data.class_names, teacher, images)
+    task = Distillation(detection, student, teacher, alignment, config.data.clip_frames, clip)
+    targets = task.ask(Batch(images, [], []))
+    width = student.config.hidden_dim
+    if "memory" in targets:
+        student.training_only["memory"] = nn.Linear(width, targets["memory"].shape[-1])
+    if alignment.guided:
+        student.training_only["queries"] = nn.Linear(targets["queries"].shape[-1], width)
+    return task
+
+
+def _common_clip(data: DataConfig, teacher: Teacher) -> DataConfig:
+    """Clips of which student and teacher each see the last frames."""
+    if teacher.clip_frames == 1:
+        return data
+    if data.clip_frames > 1 and data.clip_step != teacher.clip_step:
+        raise InputError(
+            f"data.clip_step {data.clip_step}: the teacher's frames are {teacher.clip_step} apart; "
+            f"set data.clip_step={teacher.clip_step}"
+        )
+    frames = max(data.clip_frames, teacher.clip_frames)
+    return data.model_copy(update={"clip_frames": frames, "clip_step": teacher.clip_step})
+
+
+def held_out_examples(data: Data, task: Distillation) -> list[tuple[Batch, Targets]]:
+    """Validation clips, spread evenly, with what the teacher says about them."""
+    count = len(data.split.validation)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, _HELD_OUT), dtype=int)).tolist()
+    size = data.config.train.batch_size
+    order = [
+        [(0, index) for index in chosen[start : start + size]]
+        for start in range(0, len(chosen), size)
+    ]
+    device = task.detection.accelerator.device
+    batches = load_batches(data.validation(task.clip), order, 0)
+    return [(batch, task.ask(batch)) for batch in (batch.to(device) for batch in batches)]
+
+
+def filled_cache(data: Data, task: Distillation) -> TargetCache:
+    """The cache of a run with the targets of all its clips; only those that are missing are made.
+
+    Raises:
+        InputError: the cache was made from something else, another process is filling it, or the
+            disk has no room.
+    """
+    config, clips = data.config, data.training(task.clip)
+    views = config.data.augment.views
+    if not views:
+        raise InputError(
+            "distill.cache needs a limited number of augmented views to keep; set for example "
+            "data.augment.views=4"
+        )
+    probe = collate([clips[0, 0]]).to(task.detection.accelerator.device)
+    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in task.ask(probe).items()}
+    samples = len(clips)
+    videos = [*data.videos, *data.unlabelled[0]]
+    key = CacheKey(
+        data=data_fingerprint(videos, clips.samples),
+        augmentation=task.clip.model_dump_json(exclude={"path", "images", "unlabelled", "split"}),
+        teacher=task.teacher.fingerprint,
+        reduction=json.dumps(task.alignment.describe(), sort_keys=True),
+    )
+    cache = TargetCache.open(Path(config.distill.cache), key, samples, views, shapes)
+    missing = cache.missing()
+    if not missing:
+        return cache
+    size_gb = size_bytes(samples, views, shapes) / 1e9
+    print(
+        f"{cache.folder}: {len(missing)} targets of {samples} clips in {views} views are asked for "
+        f"and kept, {size_gb:.2f} GB in all",
+        file=sys.stderr,
+    )
+    size = config.train.batch_size
+    order = [missing[start : start + size] for start in range(0, len(missing), size)]
+    device = task.detection.accelerator.device
+    with cache.filling(), progress_bar("ask the teacher", len(missing), "clips") as advance:
+        for batch in load_batches(clips, order, config.train.workers):
+            batch = batch.to(device)
+            cache.write(_places(batch), task.ask(batch))
+            for _ in batch.sources:
+                advance()
+    return cache
