@@ -286,6 +286,34 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"num_queries": 9},
+            r"query_position_embeddings\.weight has the shape \[7, 24\], but .* \[9",
+        ),
+        ({"id2label": {"0": "nerve"}}, r"class_labels_classifier\.bias has the shape \[6\], but"),
+        ({"d_model": "wide"}, r"cannot load a detector .*'d_model' expected int, got str"),
+    ],
+)
+def test_config_that_does_not_fit_is_named(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    saved_detector(tmp_path, "detr")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    refused(tmp_path, words)
+
+
+def test_lite_deimv2_has_decoder_attention_only(tmp_path: Path) -> None:
+    saved_detector(tmp_path, "deimv2", encoder_type="lite")
+    teacher = open_huggingface(tmp_path)
+    assert (teacher.layers, teacher.heads) == ((0, 3, 0), (0, 3, 0))
+    with pytest.raises(InputError, match="no encoder self-attention, only decoder self-attention"):
+        teacher(torch.rand(1, 3, 1, 224, 352), Capture(encoder=(0,)))
+
+
 def test_a_backbone_that_needs_another_package_is_named(tmp_path: Path) -> None:
     saved_detector(tmp_path, "detr")
     path = tmp_path / "config.json"

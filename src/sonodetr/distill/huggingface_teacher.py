@@ -294,6 +294,12 @@ def open_huggingface(path: str | Path) -> HuggingFaceTeacher:
             local_files_only=True,
             attn_implementation="eager",  # fused attention has no matrix to return
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
         check_complete(str(folder), report["missing_keys"], "detector")
+        for key, stored, wanted in sorted(report["mismatched_keys"]):
+            raise InputError(
+                f"{folder}: {key} has the shape {list(stored)}, but config.json asks for "
+                f"{list(wanted)}; the weights belong to another network"
+            )
         return HuggingFaceTeacher(model.float(), mean, std, str(folder))

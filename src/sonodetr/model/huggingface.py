@@ -126,12 +126,15 @@ def check_complete(path: str, missing: Collection[str], what: str = "backbone") 
 @contextmanager
 def one_line(path: str, what: str = "backbone") -> Iterator[None]:
     """Turn transformers' long explanations into one line."""
+    from huggingface_hub.errors import StrictDataclassError  # of a config's wrong values
+
+    unusable = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
     try:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
+    except (*unusable, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path}: transformers cannot load a {what} from it ({reason}); "
             "give a folder that save_pretrained wrote"
