@@ -22,7 +22,7 @@ from sonodetr.distill.teachers import (
     fingerprint,
     in_channels,
 )
-from sonodetr.files import InputError, existing_file, read_json
+from sonodetr.files import InputError, read_json
 from sonodetr.model.detr import Capture
 from sonodetr.model.huggingface import check_complete, check_folder, normalisation, one_line
 from sonodetr.model.tensors import Attention, Grid, Outputs
@@ -278,7 +278,6 @@ def open_huggingface(path: str | Path) -> HuggingFaceTeacher:
             f"{folder}: holds no preprocessor_config.json, so it is unknown how the detector's "
             "pictures were normalised; save its image processor there with save_pretrained"
         )
-    existing_file(folder / "preprocessor_config.json")
     try:
         from transformers import AutoModelForObjectDetection
     except ImportError:
