@@ -15,18 +15,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from torch import Tensor
 
 from sonodetr.distill.array_file import HEADER_BYTES, allocate, locked, map_array, write_entry
 from sonodetr.files import InputError, read_json, write_text
 from sonodetr.types import Video
 
-_FORMAT = 1
 _HALF, _BYTE = np.dtype("<f2"), np.dtype("u1")
 _FACTS, _DONE, _CREATING, _FILLING = "cache.json", "done", "creating.lock", "filling.lock"
 # A flush waits for the disk: it is paid once for so many batches, which a killed process loses.
@@ -63,11 +62,12 @@ class _Facts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int
+    format: Literal[1] = 1
     key: CacheKey
-    samples: int
-    views: int
-    shapes: dict[str, tuple[int, ...]]
+    samples: PositiveInt
+    views: PositiveInt
+    # Names become files, beside done.npy.
+    shapes: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], tuple[PositiveInt, ...]]
 
 
 class TargetCache:
@@ -80,13 +80,14 @@ class TargetCache:
         folder: where it lies.
         done: uint8 `[views, samples]`, 1 for an entry that can be read.
 
+    >>> import tempfile
     >>> key = CacheKey(data="d", augmentation="a", teacher="t", reduction="r")
-    >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +SKIP
-    ...     cache = TargetCache.open(Path(folder) / "cache", key, 3, 1, {"memory": (2,)})
-    ...     with cache.filling():
-    ...         cache.write(0, [2], {"memory": torch.tensor([[0.5, 0.25]])})
-    ...     cache.read(0, [2]), cache.missing()
-    ({'memory': tensor([[0.5000, 0.2500]])}, [(0, 0), (0, 1)])
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> cache = TargetCache.open(Path(folder.name) / "cache", key, 3, 1, {"memory": (2,)})
+    >>> with cache.filling():
+    ...     cache.write(0, [2], {"memory": torch.tensor([[0.5, 0.25]])})
+    >>> cache.missing(), cache.read(0, [2])
+    ([(0, 0), (0, 1)], {'memory': tensor([[0.5000, 0.2500]])})
     """
 
     def __init__(self, folder: Path, facts: _Facts) -> None:
@@ -115,13 +116,16 @@ class TargetCache:
             key: of what is to be stored.
             samples: clips of the training set, at least 1.
             views: augmented views of each, at least 1.
-            shapes: name of each target (letters, digits, `_`) and its shape for one clip.
+            shapes: name of each target (a-z, 0-9, `_`) and its shape for one clip.
 
         Raises:
             InputError: the folder holds other targets (which part differs is named), other files or
                 a damaged cache; or the disk has too little space, or cannot be written.
+            ValueError: a number, name or shape is not as said above.
         """
-        wanted = _facts(key, samples, views, shapes)
+        if _DONE in shapes:
+            raise ValueError(f"{_DONE!r} is not free as the name of a target")
+        wanted = _Facts(key=key, samples=samples, views=views, shapes=dict(shapes))
         try:
             if not (folder / _FACTS).exists():
                 _create(folder, wanted)
@@ -197,13 +201,12 @@ class TargetCache:
         if given != shapes:
             raise ValueError(f"targets of shapes {given}, but the cache holds {shapes}")
         halves = {name: _half(self.folder, name, target) for name, target in targets.items()}
+        first = view * self._facts.samples
         try:
             for row, sample in enumerate(samples):
                 if not self.done[view, sample]:
                     for name, half in halves.items():
-                        write_entry(
-                            self._files[name], view * self._facts.samples + sample, half[row]
-                        )
+                        write_entry(self._files[name], first + sample, half[row])
                     self.done[view, sample] = 1
         except OSError as error:
             raise _cannot_write(self.folder, error) from error
@@ -271,17 +274,6 @@ def data_fingerprint(videos: Sequence[Video], samples: Sequence[tuple[int, int]]
     return digest.hexdigest()
 
 
-def _facts(
-    key: CacheKey, samples: int, views: int, shapes: Mapping[str, tuple[int, ...]]
-) -> _Facts:
-    if samples < 1 or views < 1 or not shapes:
-        raise ValueError(f"nothing to store: {samples} samples, {views} views, {len(shapes)} names")
-    for name, shape in shapes.items():
-        if not name.isidentifier() or name == _DONE or min(shape, default=1) < 1:
-            raise ValueError(f"{name!r} of shape {shape} cannot be stored under that name")
-    return _Facts(format=_FORMAT, key=key, samples=samples, views=views, shapes=dict(shapes))
-
-
 def _create(folder: Path, facts: _Facts) -> None:
     """Take the space of all arrays; `cache.json` comes last and makes the folder a cache."""
     if folder.exists() and not (folder / _CREATING).exists() and any(folder.iterdir()):
@@ -316,24 +308,21 @@ def _check(folder: Path, wanted: _Facts) -> None:
     try:
         stored = _Facts.model_validate(read_json(path))
     except (InputError, ValidationError):
-        raise _damaged(folder, path, "is not what was written there") from None
+        raise _damaged(folder, path, "is damaged, or of another version of sonodetr") from None
     if stored == wanted:
         return
-    different = [
-        how
-        for part, how in _MADE_WITH.items()
-        if getattr(stored.key, part) != getattr(wanted.key, part)
+    parts = [how for part, how in _MADE_WITH.items() if _differs(stored.key, wanted.key, part)]
+    parts += [
+        f"for {getattr(stored, axis)} {axis}, not {getattr(wanted, axis)}"
+        for axis in ("samples", "views")
+        if _differs(stored, wanted, axis)
     ]
-    if stored.format != wanted.format:
-        different = ["by another version of sonodetr"]
-    for axis in ("samples", "views"):
-        if getattr(stored, axis) != getattr(wanted, axis):
-            different.append(f"for {getattr(stored, axis)} {axis}, not {getattr(wanted, axis)}")
-    if not different:
-        different = ["for targets of other names or shapes"]
-    raise InputError(
-        f"{folder}: was made {' and '.join(different)}; delete the folder, or choose another"
-    )
+    how = " and ".join(parts or ["for targets of other names or shapes"])
+    raise InputError(f"{folder}: was made {how}; delete the folder, or choose another")
+
+
+def _differs(first: BaseModel, second: BaseModel, name: str) -> bool:
+    return bool(getattr(first, name) != getattr(second, name))
 
 
 def _array(folder: Path, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
