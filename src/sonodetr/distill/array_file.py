@@ -66,7 +66,9 @@ def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray
         raise ValueError("is missing") from None
     except (OSError, ValueError, EOFError, SyntaxError):
         raise ValueError("is no whole .npy file") from None
-    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+    if not array.flags.c_contiguous:
+        raise ValueError("does not hold its entries one after the other")
+    if array.dtype != dtype or array.shape != shape:
         raise ValueError(f"holds {array.dtype} {array.shape}, not {dtype} {shape}")
     return np.asarray(array)
 

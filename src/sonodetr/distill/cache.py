@@ -206,7 +206,7 @@ class TargetCache:
             for row, sample in enumerate(samples):
                 if not self.done[view, sample]:
                     for name, half in halves.items():
-                        write_entry(self._files[name], first + sample, half[row])
+                        write_entry(self._files[name], first + sample, half[row, ...])
                     self.done[view, sample] = 1
         except OSError as error:
             raise _cannot_write(self.folder, error) from error
