@@ -436,6 +436,13 @@ def test_a_creator_that_was_killed(tmp_path):
     assert open_cache(tmp_path / "c").missing() == []
 
 
+def test_what_a_killed_creator_left_takes_no_space(tmp_path):
+    (tmp_path / "creating.lock").touch()
+    (tmp_path / "old.npy").write_bytes(bytes(1009))
+    fill(tmp_path)
+    assert not (tmp_path / "old.npy").exists()
+
+
 def fill_forever(folder, begun):
     with open_cache(folder).filling():
         begun.set()
