@@ -124,11 +124,13 @@ class Outputs:
     attention: Attention
 
     def first(self, clips: int) -> "Outputs":
-        """The answers for the first clips; attention and memory stay those of all."""
-        points = None if self.points is None else self.points[:, :clips]
+        """Those of the first clips, without attention."""
         return replace(
             self,
             logits=self.logits[:, :clips],
             boxes_cxcywh=self.boxes_cxcywh[:, :clips],
-            points=points,
+            points=None if self.points is None else self.points[:, :clips],
+            memory=self.memory[:clips],
+            queries=self.queries[:clips],
+            attention=Attention(),
         )

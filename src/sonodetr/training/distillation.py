@@ -191,6 +191,11 @@ def start_distillation(
     Raises:
         InputError: the teacher cannot be opened, or does not fit the student or the data.
     """
+    if config.distill.cache and not config.data.augment.views:
+        raise InputError(
+            "distill.cache keeps targets of a limited number of augmented views; set for example "
+            "data.augment.views=4"
+        )
     device = detection.accelerator.device
     teacher = open_teacher(config.distill.teacher).to(device)
     clip = _common_clip(config.data, teacher)
@@ -244,11 +249,6 @@ def filled_cache(data: Data, task: Distillation) -> TargetCache:
     """
     config, clips = data.config, data.training(task.clip)
     views = config.data.augment.views
-    if not views:
-        raise InputError(
-            "distill.cache needs a limited number of augmented views to keep; set for example "
-            "data.augment.views=4"
-        )
     probe = collate([clips[0, 0]]).to(task.detection.accelerator.device)
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in task.ask(probe).items()}
     samples = len(clips)

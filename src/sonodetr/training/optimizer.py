@@ -16,7 +16,9 @@ def build_optimizer(model: DETR, config: TrainConfig) -> AdamW:
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        in_backbone = name.startswith("backbone.")
+        # The blocks between frames start from nothing, whatever the network starts from.
+        between_frames = name.startswith(("backbone.mixing.", "backbone.stages."))
+        in_backbone = name.startswith("backbone.") and not between_frames
         if in_backbone and config.backbone_rate == 0:
             parameter.requires_grad_(False)
             continue

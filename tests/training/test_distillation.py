@@ -1,0 +1,230 @@
+"""Students that learn from teachers, from the config to the run folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sonodetr.cli import main
+from sonodetr.config import dump_config
+from sonodetr.data.clips import collate
+from sonodetr.files import InputError, write_text
+from sonodetr.model.detr import DETR
+from sonodetr.model.weights import read_safetensors
+from sonodetr.training.data import open_data
+from sonodetr.training.distillation import Distillation, weight_at
+from sonodetr.training.fit import Trainer, _accelerator, start_model, start_task, train
+from sonodetr.training.run import RunInfo, load_run, provenance, save_info, save_weights
+
+ALL = {
+    "encoder": {"weight": 1.0},
+    "decoder": {"weight": 1.0},
+    "cross": {"weight": 1.0},
+    "detections": {"weight": 1.0},
+    "memory": {"weight": 1.0},
+}
+
+
+@pytest.fixture
+def teacher(tiny, tmp_path):
+    """Makes the folder of a wider model that never learnt anything."""
+
+    def make(*, classes=("nerve", "vessel"), seed=3, data=(), **model):
+        shape = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 2, "dropout": 0.0, **model}
+        config = tiny(name="teacher", model=shape, data=data)
+        folder = tmp_path / "teacher"
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(seed)
+        write_text(folder / "config.yaml", dump_config(config))
+        weights = DETR(config.model, len(classes)).state_dict()
+        save_weights(folder / "model.safetensors", weights)
+        facts = {"threshold": 0.01, "step": 0, "validation": {}, "provenance": provenance(0)}
+        save_info(folder, RunInfo(classes=classes, **facts))
+        return str(folder)
+
+    return make
+
+
+def task_of(config):
+    """The task of a config, its model and its data."""
+    data = open_data(config)
+    torch.manual_seed(config.seed)
+    model, _ = start_model(config, data.class_names, Path("nowhere"))
+    task = start_task(config, data, model, _accelerator("no"))
+    assert isinstance(task, Distillation)
+    return task, model, data
+
+
+def metrics(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_weight_falls_evenly(tiny):
+    term = tiny(distill={"encoder": {"weight": 3.0, "until": 0.6}}).distill.encoder
+    assert [weight_at(term, done) for done in (0.0, 0.2, 0.6, 0.9)] == pytest.approx([3, 2, 0, 0])
+    constant = term.model_copy(update={"until": 0.0})
+    assert weight_at(constant, 1.0) == 3
+
+
+def test_run_folder_of_a_student(tiny, teacher, tmp_path):
+    run = train(tiny(distill={"teacher": teacher(), **ALL}), tmp_path)
+    entries = metrics(run)
+    for name in ALL:
+        assert all(entry[f"train/distill_{name}"] >= 0 for entry in entries[::2])
+        assert all(entry[f"validation/distill_{name}"] >= 0 for entry in entries[1::2])
+    assert len(list((run / "attention").glob("step-*.png"))) == 3
+    assert json.loads((run / "teacher.json").read_text())["teacher"] == str(tmp_path / "teacher")
+    for weights in ("model.safetensors", "last.safetensors"):
+        assert not any("training_only" in name for name in read_safetensors(run / weights))
+    student, _, _ = load_run(run)  # is a detector like any other
+    assert student(torch.rand(1, 1, 1, 64, 64)).groups == 1
+
+
+def test_student_comes_to_look_where_its_teacher_does(tiny, teacher, tmp_path):
+    distill = {"teacher": teacher(), "encoder": {"weight": 30.0}}
+    values = {"epochs": 6, "learning_rate": 5e-3, "ema_decay": 0.0}
+    run = train(tiny(distill=distill, train=values, model={"dropout": 0.0}), tmp_path)
+    divergences = [entry["validation/distill_encoder"] for entry in metrics(run)[1::2]]
+    assert divergences[-1] < 0.5 * divergences[0]
+
+
+def test_a_student_with_its_teachers_weights_has_nothing_to_learn(tiny, teacher):
+    """Attention and detections agree exactly in evaluation; and so no gradient comes from them."""
+    path = teacher()
+    shape = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 2, "weights": path}
+    distill = {"teacher": path, "encoder": {"weight": 1.0}, "detections": {"weight": 1.0}}
+    last = {"auxiliary": False}  # earlier layers do differ from the teacher's answer
+    task, model, data = task_of(tiny(model=shape | {"dropout": 0.0}, distill=distill, loss=last))
+    batch = collate([data.training()[0, index] for index in range(3)])
+    model.eval()
+    outputs = model(batch.images, task.alignment.student_capture)
+    distances = task.distances(outputs, task.targets(batch), batch)
+    assert set(distances) == {"encoder", "detections"}
+    for value in distances.values():
+        assert value.item() == pytest.approx(0, abs=1e-5)
+    torch.stack(list(distances.values())).sum().backward()
+    largest = max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None)
+    assert largest < 1e-3
+
+
+def test_terms_add_up_with_their_weights(tiny, teacher):
+    distill = {"teacher": teacher(), "encoder": {"weight": 2.0, "until": 0.5}}
+    distill |= {"memory": {"weight": 3.0}}
+    task, model, data = task_of(tiny(distill=distill, model={"dropout": 0.0}))
+    batch = collate([data.training()[0, index] for index in range(3)])
+    terms = ("classification", "box_l1", "box_giou", "points")
+    for done, of_encoder in ((0.0, 2.0), (0.25, 1.0), (0.5, 0.0)):
+        named = task(model, batch, done)
+        plain = sum(float(named[term]) for term in terms)
+        extra = of_encoder * float(named["distill_encoder"]) + 3 * float(named["distill_memory"])
+        assert float(named["loss"]) == pytest.approx(plain + extra, rel=1e-5)
+
+
+def test_teacher_rests_when_all_weights_are_zero(tiny, teacher, monkeypatch):
+    distill = {"teacher": teacher(), "encoder": {"weight": 2.0, "until": 0.5}}
+    task, model, data = task_of(tiny(distill=distill))
+    batch = collate([data.training()[0, 0]])
+    monkeypatch.setattr(type(task), "targets", None)
+    assert "distill_encoder" not in task(model, batch, 0.7)
+
+
+def test_unlabelled_clips_teach_by_the_teacher_alone(tiny, teacher):
+    """Half of the recordings have labels; the detection loss sees no more than these."""
+    distill = {"teacher": teacher(), "detections": {"weight": 1.0}, "unlabelled_batch": 3}
+    config = tiny(distill=distill, data={"labelled": 0.5}, model={"dropout": 0.0})
+    task, model, data = task_of(config)
+    everything = open_data(config.model_copy(update={"data": tiny().data})).split.train
+    hidden = data.unlabelled[1]
+    assert sorted([*data.split.train, *hidden]) == everything
+    assert len(data.split.train) == -(-len(everything) // 2)
+    keys = next(data.training_order(0, 0, 1))
+    assert [index >= len(data.split.train) for _, index in keys] == [False] * 2 + [True] * 3
+    batch = collate([data.training()[key] for key in keys[::-1]])
+    assert (len(batch.targets), len(batch.images)) == (2, 5)
+    alone = collate([data.training()[key] for key in keys[:2][::-1]])
+    model.backbone.eval()  # so that clips do not change each other's features
+    named, plain = task(model, batch, 0.0), task.detection(model, alone, 0.0)
+    assert float(named["box_l1"]) == pytest.approx(float(plain["box_l1"]), rel=1e-4)
+    assert float(named["distill_detections"]) > 0
+
+
+def test_shuffled_teacher_shows_maps_of_other_clips(tiny, teacher):
+    path = teacher()
+    shape = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 2, "weights": path}
+    values = {"teacher": path, "encoder": {"weight": 1.0}}
+    found = {}
+    for shuffle in (False, True):
+        config = tiny(model={**shape, "dropout": 0.0}, distill={**values, "shuffle": shuffle})
+        task, model, data = task_of(config)
+        batch = collate([data.training()[0, index] for index in range(3)])
+        outputs = model.eval()(batch.images, task.alignment.student_capture)
+        found[shuffle] = float(task.distances(outputs, task.targets(batch), batch)["encoder"])
+    assert found[False] == pytest.approx(0, abs=1e-6)
+    assert found[True] > 1e-4
+
+
+def test_killed_distillation_goes_on_to_the_same_bits(tiny, teacher, tmp_path, monkeypatch):
+    config = tiny(distill={"teacher": teacher(), **ALL})
+    whole = train(config, tmp_path / "whole")
+    count, steps = Trainer._count, []
+
+    def stop(self, values):
+        count(self, values)
+        steps.append(1)
+        if len(steps) == 5:
+            self._save()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_count", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "killed")
+    monkeypatch.setattr(Trainer, "_count", count)
+    resumed = train(config, tmp_path / "killed", resume=True)
+    first, second = (read_safetensors(run / "last.safetensors") for run in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_teacher_that_has_changed_is_refused_on_resume(tiny, teacher, tmp_path):
+    config = tiny(distill={"teacher": teacher(), "encoder": {"weight": 1.0}})
+    train(config, tmp_path)
+    teacher(seed=4)
+    with pytest.raises(InputError, match="has changed since the run began"):
+        train(config, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "distill", "message"),
+    [
+        ({}, {}, "no loss has a weight"),
+        ({"classes": ("needle",)}, {"detections": {"weight": 1.0}}, "cannot be compared"),
+        ({"data": {"image_size": [96, 64]}}, {"encoder": {"weight": 1.0}}, r"pictures of .96, 64. pixels"),
+        ({"data": {"clip_frames": 4}}, {"encoder": {"weight": 1.0}}, "longest recording"),
+        ({}, {"encoder": {"weight": 1.0, "layers": [[0, 5]]}}, "layer 5"),
+        ({}, {"encoder": {"weight": 1.0}, "cache": "cache"}, "data.augment.views"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(tiny, teacher, tmp_path, given, distill, message):
+    config = tiny(distill={"teacher": teacher(**given), **distill})
+    with pytest.raises(InputError, match=message) as error:
+        train(config, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_verb(tiny, teacher, tmp_path, monkeypatch, capsys):
+    path, student = teacher(), tmp_path / "student.yaml"
+    student.write_text(dump_config(tiny(distill={"encoder": {"weight": 1.0}})))
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["sonodetr", "distill", str(student), *words])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code
+
+    assert call() == 2
+    assert "no teacher is named" in capsys.readouterr().err
+    assert call("--teacher", path, "--out", str(tmp_path / "runs"), "train.epochs=1") in (0, None)
+    assert "trained" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "tiny" / "attention").is_dir()
