@@ -74,14 +74,10 @@ def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold an advisory lock, which the kernel frees when the process dies; False: it is taken."""
+def locked(path: Path) -> Iterator[None]:
+    """Wait for an advisory lock and hold it; the kernel frees it when the process dies."""
     import fcntl  # not on Windows
 
     with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -27,6 +27,7 @@ from sonodetr.files import InputError, read_json, write_text
 from sonodetr.types import Video
 
 _HALF, _BYTE = np.dtype("<f2"), np.dtype("u1")
+Entry = tuple[int, int]  # view, sample
 _FACTS, _DONE, _CREATING, _FILLING = "cache.json", "done", "creating.lock", "filling.lock"
 # A flush waits for the disk: it is paid once for so many batches, which a killed process loses.
 _WRITES_A_FLUSH = 16
@@ -137,27 +138,24 @@ class TargetCache:
     def __reduce__(self) -> tuple[Any, ...]:
         return TargetCache, (self.folder, self._facts)
 
-    def missing(self) -> list[tuple[int, int]]:
+    def missing(self) -> list[Entry]:
         """(view, sample) of every entry that still has to be written, in order of the file."""
         return [(view, sample) for view, sample in np.argwhere(self.done == 0).tolist()]
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """The block in which `write` may be called; one process at a time, freed when it dies.
+        """The block in which `write` may be called; one process at a time, others wait for its end.
 
-        Entries become readable for other processes after every few writes, and all of them at the
-        end of the block, however it ends.
+        What is `missing` should be asked within: the process before may have filled it. Entries
+        become readable for other processes after every few writes, and all of them at the end of
+        the block, however it ends.
 
         Raises:
-            InputError: another process is filling this cache, or it cannot be written.
+            InputError: the cache cannot be written.
         """
         with ExitStack() as stack:
             try:
-                if not stack.enter_context(locked(self.folder / _FILLING, wait=False)):
-                    raise InputError(
-                        f"{self.folder}: another process is filling it; "
-                        "wait for it, or choose another folder"
-                    )
+                stack.enter_context(locked(self.folder / _FILLING))
                 files = {
                     name: stack.enter_context(open(self.folder / f"{name}.npy", "r+b", buffering=0))
                     for name in (*self._arrays, _DONE)
@@ -176,16 +174,15 @@ class TargetCache:
                     self.done = stored
                     self._files = {}
 
-    def write(self, view: int, samples: Sequence[int], targets: Mapping[str, Tensor]) -> None:
+    def write(self, entries: Sequence[Entry], targets: Mapping[str, Tensor]) -> None:
         """Store the targets of a batch, in half precision. Entries that are there stay as they are.
 
         Half precision moves a value by at most 2^-11 of itself; probabilities under 6e-5 by at
         most 3e-8, to 0 below that.
 
         Args:
-            view: 0 to views - 1.
-            samples: the batch's clips, 0 to samples - 1.
-            targets: `[len(samples), *shape]` for every name, on any device.
+            entries: (view, sample) of each clip of the batch.
+            targets: `[len(entries), *shape]` for every name, on any device.
 
         Raises:
             InputError: a value is NaN or beyond 65504, or the disk is full.
@@ -195,18 +192,18 @@ class TargetCache:
         """
         if not self._files:
             raise RuntimeError("write to the cache inside of `with cache.filling():`")
-        self._check_entries(view, samples)
-        shapes = {name: (len(samples), *shape) for name, shape in self._facts.shapes.items()}
+        self._check_entries(entries)
+        shapes = {name: (len(entries), *shape) for name, shape in self._facts.shapes.items()}
         given = {name: tuple(target.shape) for name, target in targets.items()}
         if given != shapes:
             raise ValueError(f"targets of shapes {given}, but the cache holds {shapes}")
         halves = {name: _half(self.folder, name, target) for name, target in targets.items()}
-        first = view * self._facts.samples
         try:
-            for row, sample in enumerate(samples):
+            for row, (view, sample) in enumerate(entries):
                 if not self.done[view, sample]:
+                    place = view * self._facts.samples + sample
                     for name, half in halves.items():
-                        write_entry(self._files[name], first + sample, half[row, ...])
+                        write_entry(self._files[name], place, half[row, ...])
                     self.done[view, sample] = 1
         except OSError as error:
             raise _cannot_write(self.folder, error) from error
@@ -214,26 +211,26 @@ class TargetCache:
         if self._unflushed >= _WRITES_A_FLUSH:
             self._flush()
 
-    def read(self, view: int, samples: Sequence[int]) -> dict[str, Tensor]:
-        """The targets of a batch, float32 `[len(samples), *shape]` on the CPU.
+    def read(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
+        """The targets of a batch of (view, sample), float32 `[len(entries), *shape]` on the CPU.
 
         Raises:
             LookupError: an entry has not been written; there is no such view or sample.
         """
-        self._check_entries(view, samples)
-        rows = list(samples)
-        if not self.done[view, rows].all():
-            absent = [sample for sample in rows if not self.done[view, sample]]
-            raise LookupError(f"view {view} of samples {absent} has not been written yet")
+        self._check_entries(entries)
+        places = tuple(np.array(entries, int).reshape(-1, 2).T)
+        if not self.done[places].all():
+            absent = [entry for entry in entries if not self.done[entry]]
+            raise LookupError(f"entries {absent} (view, sample) have not been written yet")
         return {
-            name: torch.from_numpy(array[view, rows].astype(np.float32))
+            name: torch.from_numpy(array[places].astype(np.float32))
             for name, array in self._arrays.items()
         }
 
-    def _check_entries(self, view: int, samples: Sequence[int]) -> None:
+    def _check_entries(self, entries: Sequence[Entry]) -> None:
         views, count = self._facts.views, self._facts.samples
-        if not 0 <= view < views or not all(0 <= sample < count for sample in samples):
-            raise IndexError(f"view {view} of samples {list(samples)} outside {views} x {count}")
+        if not all(0 <= view < views and 0 <= sample < count for view, sample in entries):
+            raise IndexError(f"entries {list(entries)} (view, sample) outside {views} x {count}")
 
     def _flush(self) -> None:
         """Mark entries as done once their data is safe from a power cut."""
@@ -279,7 +276,7 @@ def _create(folder: Path, facts: _Facts) -> None:
     if folder.exists() and not (folder / _CREATING).exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: holds other files, not a target cache; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / _CREATING, wait=True):
+    with locked(folder / _CREATING):
         if (folder / _FACTS).exists():  # made by another process in the meantime
             return
         for left_behind in folder.glob("*.npy"):  # by a process that was killed here
@@ -289,7 +286,7 @@ def _create(folder: Path, facts: _Facts) -> None:
         if need > free:
             raise InputError(
                 f"{folder}: the cache takes {_human(need)}, but {_human(free)} are free; "
-                "lower distill.views, or choose another folder"
+                "lower data.augment.views, or choose another folder"
             )
         try:
             for name, shape in facts.shapes.items():
@@ -339,7 +336,7 @@ def _half(folder: Path, name: str, target: Tensor) -> np.ndarray:
     if not torch.isfinite(half).all():
         raise InputError(
             f"{folder}: target {name!r} is NaN or beyond 65504, which half precision cannot hold; "
-            "check the teacher, or train without the cache (distill.views=0)"
+            "check the teacher, or train without the cache (distill.cache=)"
         )
     return half.cpu().numpy()
 

@@ -260,22 +260,21 @@ def filled_cache(data: Data, task: Distillation) -> TargetCache:
         reduction=json.dumps(task.alignment.describe(), sort_keys=True),
     )
     cache = TargetCache.open(Path(config.distill.cache), key, samples, views, shapes)
-    missing = cache.missing()
-    if not missing:
+    if not cache.missing():
         return cache
-    size_gb = size_bytes(samples, views, shapes) / 1e9
     print(
-        f"{cache.folder}: {len(missing)} targets of {samples} clips in {views} views are asked for "
-        f"and kept, {size_gb:.2f} GB in all",
+        f"{cache.folder}: the teacher is asked about {samples} clips in {views} views; its answers "
+        f"take {size_bytes(samples, views, shapes) / 1e9:.2f} GB",
         file=sys.stderr,
     )
-    size = config.train.batch_size
-    order = [missing[start : start + size] for start in range(0, len(missing), size)]
-    device = task.detection.accelerator.device
-    with cache.filling(), progress_bar("ask the teacher", len(missing), "clips") as advance:
-        for batch in load_batches(clips, order, config.train.workers):
-            batch = batch.to(device)
-            cache.write(_places(batch), task.ask(batch))
-            for _ in batch.sources:
-                advance()
+    device, size = task.detection.accelerator.device, config.train.batch_size
+    with cache.filling():  # another run may have been first
+        missing = cache.missing()
+        order = [missing[start : start + size] for start in range(0, len(missing), size)]
+        with progress_bar("ask the teacher", len(missing), "clips") as advance:
+            for batch in load_batches(clips, order, config.train.workers):
+                batch = batch.to(device)
+                cache.write(_places(batch), task.ask(batch))
+                for _ in batch.sources:
+                    advance()
     return cache

@@ -83,7 +83,8 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
         if isinstance(task, Distillation):
             keep_teacher(folder, config.distill.teacher, task.teacher.fingerprint)
     if isinstance(task, Distillation) and config.distill.cache:
-        task.cache = filled_cache(data, task)
+        with accelerator.main_process_first():
+            task.cache = filled_cache(data, task)
     Trainer(config, data, model, folder, accelerator, task).run(notes)
     accelerator.wait_for_everyone()
     return folder
