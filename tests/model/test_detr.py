@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sonodetr.config import BackboneConfig, ModelConfig
 from sonodetr.model import linear
-from sonodetr.model.detr import DETR, Capture
+from sonodetr.model.detr import DETR, Capture, Guide
 from sonodetr.model.position import logit
 from sonodetr.model.tensors import Grid, Outputs
 
@@ -299,3 +299,32 @@ def test_focal_start_score() -> None:
     torch.testing.assert_close(
         model.class_head.bias, torch.full((CLASSES,), -math.log(99)), check_stride=False
     )
+
+
+@pytest.mark.parametrize("queries", KINDS)
+def test_a_guide_of_the_models_own_queries_gives_its_own_maps(queries: str) -> None:
+    """Maps follow the guide, query by query; answers stay those of the model's own queries."""
+    model = build(queries)
+    with torch.no_grad():
+        own = model(pictures(), EVERYTHING)
+        anchors = own.boxes_cxcywh[0] if queries == "anchor" else None
+        turned = Guide(own.queries.flip(1), None if anchors is None else anchors.flip(1))
+        guided = model(pictures(), EVERYTHING, turned)
+    assert_same(own, guided)
+    for layer in range(3):
+        cross, decoder = own.attention.cross[layer], own.attention.decoder[layer]
+        torch.testing.assert_close(guided.attention.cross[layer], cross.flip(2))
+        torch.testing.assert_close(guided.attention.decoder[layer], decoder.flip(2, 3))
+
+
+def test_a_guide_is_seen_by_nobody_in_training() -> None:
+    """Any number of queries, beside all groups; gradients reach encoder and decoder through it."""
+    model = build("anchor").train()
+    guide = Guide(torch.randn(BATCH, 11, DIM), torch.rand(BATCH, 11, 4) * 0.5 + 0.2)
+    outputs = model(pictures(), Capture(cross=(2,)), guide)
+    assert outputs.logits.shape[2] == GROUPS * QUERIES
+    assert outputs.attention.cross[2].shape == (BATCH, HEADS, 11, TOKENS)
+    outputs.attention.cross[2].square().sum().backward()
+    for name in ("encoder.0.attention.query_key.weight", "decoder.1.cross_attention.key.weight"):
+        assert model.get_parameter(name).grad.abs().sum() > 0
+    assert model.class_head.weight.grad is None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stills import write_stills
 
 from sonodetr.cli import main
 from sonodetr.config import dump_config
@@ -268,3 +269,20 @@ def test_verb(tiny, teacher, tmp_path, monkeypatch, capsys):
     assert call("--teacher", path, "--out", str(tmp_path / "runs"), "train.epochs=1") in (0, None)
     assert "trained" in capsys.readouterr().out
     assert (tmp_path / "runs" / "tiny" / "attention").is_dir()
+
+
+def test_more_recordings_without_labels(tiny, teacher, tmp_path):
+    """Their labels, if there are any, are never looked at; all their frames are used."""
+    more = write_stills(tmp_path, classes=("something", "else"), count=5)
+    distill = {"teacher": teacher(), "encoder": {"weight": 1.0}, "unlabelled_batch": 5}
+    task, model, data = task_of(tiny(distill=distill, data={"unlabelled": str(more)}))
+    keys = next(data.training_order(0, 0, 1))
+    batch = collate([data.training()[key] for key in keys])
+    assert (len(batch.targets), len(batch.images)) == (2, 7)
+    assert {source.key for source in batch.sources[2:]} == {
+        video.key for video in data.unlabelled[0]
+    }
+    named = task(model, batch, 0.0)
+    assert torch.isfinite(named["loss"])
+    # Without a teacher nothing of them is read.
+    assert open_data(tiny(data={"unlabelled": str(tmp_path / "nowhere")})).unlabelled == ([], [])
