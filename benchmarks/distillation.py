@@ -40,7 +40,7 @@ QUERIES = {
     ),
 }
 TEACHERS = {"2D": "runs/needle-2d", "3D": "runs/needle-3d"}
-RATES = ("5e-4", "1e-3", "2e-3", "4e-3")
+RATES = ("3.5e-4", "7e-4", "1.4e-3", "2.8e-3")
 WEIGHTS = ("1", "3", "10", "30")
 OF_DETECTIONS = ("0.1", "0.3", "1", "3")
 
