@@ -4,8 +4,8 @@
     python benchmarks/distillation.py --list              # what is done and what is left
     python benchmarks/distillation.py --report docs/results
 
-The plain student, the teachers, the budget (epochs and views) and the values tried stand below and
-in configs/needle-student.yaml. Every method is tuned by one number on validation AP with seed 0,
+The teachers come from configs/needle-3d.yaml, which says how both are made; the plain student, its
+budget (epochs and views) and the values tried stand below and in configs/needle-student.yaml. Every method is tuned by one number on validation AP with seed 0,
 then trained with all seeds; the test part is looked at once, by --report, when all are done.
 Finished runs are kept, killed ones resumed, and several copies of this script share the work: each
 takes the next run that no other has. One thread a copy is best (OMP_NUM_THREADS=1).
@@ -118,8 +118,10 @@ class Experiment:
         return max(scores, key=lambda value: scores[value])
 
     def run(self, queries: str, name: str, seed: int, value: str = "") -> Run | None:
-        """A run of a method; None while what it builds on is not tuned."""
+        """A run of a method; None while what it builds on is not there."""
         method = METHODS[name]
+        if method.teacher and not (Path(TEACHERS[method.teacher]) / "last.safetensors").is_file():
+            return None
         words = [*QUERIES[queries], *method.fixed, f"seed={seed}", "distill.encoder.weight=0"]
         if method.teacher:
             words += [f"distill.teacher={TEACHERS[method.teacher]}"]
