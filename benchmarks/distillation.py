@@ -5,10 +5,11 @@
     python benchmarks/distillation.py --report docs/results
 
 The teachers come from configs/needle-3d.yaml, which says how both are made; the plain student, its
-budget (epochs and views) and the values tried stand below and in configs/needle-student.yaml. Every method is tuned by one number on validation AP with seed 0,
-then trained with all seeds; the test part is looked at once, by --report, when all are done.
-Finished runs are kept, killed ones resumed, and several copies of this script share the work: each
-takes the next run that no other has. One thread a copy is best (OMP_NUM_THREADS=1).
+budget (epochs and views) and the values tried stand below and in configs/needle-student.yaml. Every
+method is tuned by one number on validation AP with seed 0, then trained with all seeds; the test
+part is looked at once, by --report, when all are done. Finished runs are kept, killed ones resumed,
+and several copies of this script share the work: each takes the next run that no other has. One
+thread a copy is best (OMP_NUM_THREADS=1).
 """
 
 import argparse
