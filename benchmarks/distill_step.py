@@ -22,8 +22,8 @@ from accelerate import Accelerator
 from sonodetr.config import Config, dump_config, load_config
 from sonodetr.model.tensors import Batch
 from sonodetr.training.data import open_data
-from sonodetr.training.distillation import Distillation, filled_cache
-from sonodetr.training.fit import Trainer, start_model, start_task
+from sonodetr.training.distillation import Distillation
+from sonodetr.training.fit import Trainer
 from sonodetr.training.run import (
     RunInfo,
     provenance,
@@ -31,6 +31,8 @@ from sonodetr.training.run import (
     save_weights,
     untrained_model,
 )
+from sonodetr.training.start import start_model, start_task
+from sonodetr.training.teacher_targets import filled_cache
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 KINDS = ("plain", "teacher", "cached")
@@ -58,7 +60,7 @@ def trainer_of(kind: str, words: list[str], teacher: Path, folder: Path) -> Trai
     # All labels are used: those left out by data.labelled only keep the cache quick to fill.
     data = type(data)(data.videos, data.split, config)
     accelerator = Accelerator(cpu=True)
-    model, _ = start_model(config, data.class_names, folder)
+    model, _ = start_model(config, data.class_names, resume=False)
     task = start_task(config, data, model, accelerator)
     if isinstance(task, Distillation) and config.distill.cache:
         task.cache = filled_cache(data, task)

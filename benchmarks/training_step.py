@@ -21,7 +21,8 @@ from accelerate import Accelerator
 from sonodetr.config import Config, load_config
 from sonodetr.model.tensors import Batch
 from sonodetr.training.data import open_data
-from sonodetr.training.fit import Trainer, start_model, start_task
+from sonodetr.training.fit import Trainer
+from sonodetr.training.start import start_model, start_task
 
 CONFIG = Path(__file__).parent.parent / "configs" / "nerves.yaml"
 STILL = (632, 761)  # height, width
@@ -60,7 +61,7 @@ def synthetic_stills(folder: Path, count: int = 120) -> Path:
 def measure(config: Config, folder: Path, blocks: int, steps: int) -> dict[str, list[float]]:
     """Seconds of every step of both kinds."""
     data = open_data(config)
-    model, _ = start_model(config, data.class_names, folder)
+    model, _ = start_model(config, data.class_names, resume=False)
     accelerator = Accelerator(cpu=True)
     task = start_task(config, data, model, accelerator)
     trainer = Trainer(config, data, model, folder, accelerator, task)

@@ -1,7 +1,6 @@
 """Students that learn from teachers, from the config to the run folder."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +14,9 @@ from sonodetr.model.detr import DETR
 from sonodetr.model.weights import read_safetensors
 from sonodetr.training.data import open_data
 from sonodetr.training.distillation import Distillation, weight_at
-from sonodetr.training.fit import Trainer, _accelerator, start_model, start_task, train
+from sonodetr.training.fit import Trainer, train
 from sonodetr.training.run import RunInfo, load_run, provenance, save_info, save_weights
+from sonodetr.training.start import start_accelerator, start_model, start_task
 
 ALL = {
     "encoder": {"weight": 1.0},
@@ -51,8 +51,8 @@ def task_of(config):
     """The task of a config, its model and its data."""
     data = open_data(config)
     torch.manual_seed(config.seed)
-    model, _ = start_model(config, data.class_names, Path("nowhere"))
-    task = start_task(config, data, model, _accelerator("no"))
+    model, _ = start_model(config, data.class_names, resume=False)
+    task = start_task(config, data, model, start_accelerator("no"))
     assert isinstance(task, Distillation)
     return task, model, data
 
@@ -118,9 +118,9 @@ def test_terms_add_up_with_their_weights(tiny, teacher):
     terms = ("classification", "box_l1", "box_giou", "points")
     for done, of_encoder in ((0.0, 2.0), (0.25, 1.0), (0.5, 0.0)):
         named = task(model, batch, done)
-        plain = sum(float(named[term]) for term in terms)
-        extra = of_encoder * float(named["distill_encoder"]) + 3 * float(named["distill_memory"])
-        assert float(named["loss"]) == pytest.approx(plain + extra, rel=1e-5)
+        plain = sum(named[term].item() for term in terms)
+        extra = of_encoder * named["distill_encoder"].item() + 3 * named["distill_memory"].item()
+        assert named["loss"].item() == pytest.approx(plain + extra, rel=1e-5)
 
 
 def test_teacher_rests_when_all_weights_are_zero(tiny, teacher, monkeypatch):
@@ -147,8 +147,8 @@ def test_unlabelled_clips_teach_by_the_teacher_alone(tiny, teacher):
     alone = collate([data.training()[key] for key in keys[:2][::-1]])
     model.backbone.eval()  # so that clips do not change each other's features
     named, plain = task(model, batch, 0.0), task.detection(model, alone, 0.0)
-    assert float(named["box_l1"]) == pytest.approx(float(plain["box_l1"]), rel=1e-4)
-    assert float(named["distill_detections"]) > 0
+    assert float(named["box_l1"]) == pytest.approx(plain["box_l1"].item(), rel=1e-4)
+    assert named["distill_detections"].item() > 0
 
 
 def test_shuffled_teacher_shows_maps_of_other_clips(tiny, teacher):

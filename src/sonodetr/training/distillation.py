@@ -1,24 +1,18 @@
 """The distillation task: the detection loss, and what a teacher adds to it."""
 
-import json
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sonodetr.config import Config, DataConfig, DistillConfig, LossTermConfig
-from sonodetr.data.clips import collate
+from sonodetr.config import DataConfig, DistillConfig, LossTermConfig
 from sonodetr.distill.align import foreground_weights
-from sonodetr.distill.cache import CacheKey, TargetCache, data_fingerprint, size_bytes
+from sonodetr.distill.cache import TargetCache
 from sonodetr.distill.losses import attention_divergence, detection_distance, memory_distance
 from sonodetr.distill.targets import (
     Alignment,
     Targets,
-    align,
     confident_boxes,
     current_memory,
     detections_of,
@@ -26,13 +20,9 @@ from sonodetr.distill.targets import (
     teacher_targets,
 )
 from sonodetr.distill.teachers import Teacher
-from sonodetr.files import InputError
 from sonodetr.model.detr import DETR, Guide
 from sonodetr.model.tensors import Batch, Outputs
-from sonodetr.progress import progress_bar
-from sonodetr.training.data import Data, check_reach, load_batches
 from sonodetr.training.tasks import Detection
-from sonodetr.training.teachers import open_teacher
 
 # Validation clips on which student and teacher are compared; more would only take longer.
 _HELD_OUT = 64
@@ -99,7 +89,7 @@ class Distillation:
         """What the teacher says about the clips of a batch, from the cache if there is one."""
         if self.cache is None:
             return self.ask(batch)
-        found = self.cache.read(_places(batch))
+        found = self.cache.read(places_of(batch))
         return {name: tensor.to(batch.images.device) for name, tensor in found.items()}
 
     def ask(self, batch: Batch) -> Targets:
@@ -176,105 +166,6 @@ class Distillation:
         return outputs
 
 
-def _places(batch: Batch) -> list[tuple[int, int]]:
+def places_of(batch: Batch) -> list[tuple[int, int]]:
     """View and number of each clip, by which a cache keeps its targets."""
     return [(source.view, source.example) for source in batch.sources]
-
-
-def start_distillation(
-    config: Config, data: Data, student: DETR, detection: Detection
-) -> Distillation:
-    """Open the teacher and find what of it and the student is compared.
-
-    The student is given the parts that only its training needs.
-
-    Raises:
-        InputError: the teacher cannot be opened, or does not fit the student or the data.
-    """
-    if config.distill.cache and not config.data.augment.views:
-        raise InputError(
-            "distill.cache keeps targets of a limited number of augmented views; set for example "
-            "data.augment.views=4"
-        )
-    device = detection.accelerator.device
-    teacher = open_teacher(config.distill.teacher).to(device)
-    clip = _common_clip(config.data, teacher)
-    check_reach(clip, max(len(video) for video in data.videos))
-    images = torch.zeros(1, clip.channels, clip.clip_frames, *clip.image_size, device=device)
-    student.to(device)
-    alignment = align(config, student, data.class_names, teacher, images)
-    task = Distillation(detection, student, teacher, alignment, config.data.clip_frames, clip)
-    targets = task.ask(Batch(images, [], []))
-    width = student.config.hidden_dim
-    if "memory" in targets:
-        student.training_only["memory"] = nn.Linear(width, targets["memory"].shape[-1])
-    if alignment.guided:
-        student.training_only["queries"] = nn.Linear(targets["queries"].shape[-1], width)
-    return task
-
-
-def _common_clip(data: DataConfig, teacher: Teacher) -> DataConfig:
-    """Clips of which student and teacher each see the last frames."""
-    if teacher.clip_frames == 1:
-        return data
-    if data.clip_frames > 1 and data.clip_step != teacher.clip_step:
-        raise InputError(
-            f"data.clip_step {data.clip_step}: the teacher's frames are {teacher.clip_step} apart; "
-            f"set data.clip_step={teacher.clip_step}"
-        )
-    frames = max(data.clip_frames, teacher.clip_frames)
-    return data.model_copy(update={"clip_frames": frames, "clip_step": teacher.clip_step})
-
-
-def held_out_examples(data: Data, task: Distillation) -> list[tuple[Batch, Targets]]:
-    """Validation clips, spread evenly, with what the teacher says about them."""
-    count = len(data.split.validation)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, _HELD_OUT), dtype=int)).tolist()
-    size = data.config.train.batch_size
-    order = [
-        [(0, index) for index in chosen[start : start + size]]
-        for start in range(0, len(chosen), size)
-    ]
-    device = task.detection.accelerator.device
-    batches = load_batches(data.validation(task.clip), order, 0)
-    return [(batch, task.ask(batch)) for batch in (batch.to(device) for batch in batches)]
-
-
-def filled_cache(data: Data, task: Distillation) -> TargetCache:
-    """The cache of a run with the targets of all its clips; only those that are missing are made.
-
-    Raises:
-        InputError: the cache was made from something else, another process is filling it, or the
-            disk has no room.
-    """
-    config, clips = data.config, data.training(task.clip)
-    views = config.data.augment.views
-    probe = collate([clips[0, 0]]).to(task.detection.accelerator.device)
-    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in task.ask(probe).items()}
-    samples = len(clips)
-    videos = [*data.videos, *data.unlabelled[0]]
-    key = CacheKey(
-        data=data_fingerprint(videos, clips.samples),
-        augmentation=task.clip.model_dump_json(exclude={"path", "images", "unlabelled", "split"}),
-        teacher=task.teacher.fingerprint,
-        reduction=json.dumps(task.alignment.describe(), sort_keys=True),
-    )
-    cache = TargetCache.open(Path(config.distill.cache), key, samples, views, shapes)
-    if not cache.missing():
-        return cache
-    print(
-        f"{cache.folder}: the teacher is asked about {samples} clips in {views} views; its answers "
-        f"take {size_bytes(samples, views, shapes) / 1e9:.2f} GB",
-        file=sys.stderr,
-    )
-    device, size = task.detection.accelerator.device, config.train.batch_size
-    with cache.filling():  # another run may have been first
-        missing = cache.missing()
-        order = [missing[start : start + size] for start in range(0, len(missing), size)]
-        with progress_bar("ask the teacher", len(missing), "clips") as advance:
-            for batch in load_batches(clips, order, config.train.workers):
-                batch = batch.to(device)
-                cache.write(_places(batch), task.ask(batch))
-                for _ in batch.sources:
-                    advance()
-    return cache

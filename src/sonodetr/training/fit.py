@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, set_seed
 from torch import Tensor
 
@@ -24,17 +23,11 @@ from sonodetr.evaluation.metrics import best_threshold, metrics_of
 from sonodetr.files import InputError
 from sonodetr.model.detr import DETR
 from sonodetr.model.tensors import Batch
-from sonodetr.model.weights import load_matching, read_weights
 from sonodetr.training.attention_pictures import draw_attention
 from sonodetr.training.average import WeightAverage
 from sonodetr.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from sonodetr.training.data import Data, load_batches, open_data
-from sonodetr.training.distillation import (
-    Distillation,
-    filled_cache,
-    held_out_examples,
-    start_distillation,
-)
+from sonodetr.training.distillation import Distillation
 from sonodetr.training.log import TrainingLog
 from sonodetr.training.optimizer import build_optimizer, rate_factor
 from sonodetr.training.pictures import draw_batch, draw_found, save_picture
@@ -47,9 +40,10 @@ from sonodetr.training.run import (
     save_info,
     save_weights,
     start_run,
-    untrained_model,
 )
+from sonodetr.training.start import start_accelerator, start_model, start_task
 from sonodetr.training.tasks import Detection
+from sonodetr.training.teacher_targets import filled_cache, held_out_examples
 from sonodetr.training.validate import predict_clips
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -72,10 +66,11 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
     """
     folder = out / config.name
     check_run(folder, config, resume=resume)
-    accelerator = _accelerator(config.train.precision)
+    accelerator = start_accelerator(config.train.precision)
     data = open_data(config)
     set_seed(config.seed)
-    model, notes = start_model(config, data.class_names, folder)
+    begun = (folder / CHECKPOINT).is_file()
+    model, notes = start_model(config, data.class_names, resume=begun)
     task = start_task(config, data, model, accelerator)
     accelerator.wait_for_everyone()  # nobody looks at the folder any more
     if accelerator.is_main_process:
@@ -88,52 +83,6 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
     Trainer(config, data, model, folder, accelerator, task).run(notes)
     accelerator.wait_for_everyone()
     return folder
-
-
-def _accelerator(precision: str) -> Accelerator:
-    # A process may train several models, each at its own precision.
-    AcceleratorState._reset_state()
-    # Unless told so, accelerate lets processes without a GPU each train alone.
-    cpu = not torch.accelerator.is_available()
-    if cpu and precision == "fp16":  # would be ignored
-        raise InputError("train.precision 'fp16' needs a GPU; use 'bf16' or 'no'")
-    try:
-        return Accelerator(mixed_precision=precision, cpu=cpu)
-    except ValueError as error:
-        raise InputError(
-            f"train.precision {precision!r} does not work on this device ({error}); use 'no'"
-        ) from None
-
-
-def start_model(
-    config: Config, class_names: tuple[str, ...], folder: Path
-) -> tuple[DETR, list[str]]:
-    """The model at the start, and lines that say what was taken over from `model.weights`.
-
-    Raises:
-        InputError: the weights cannot be read, or nothing of them fits.
-    """
-    if (folder / CHECKPOINT).is_file():  # that holds all weights
-        return untrained_model(config, len(class_names)), []
-    model = DETR(config.model, len(class_names), config.data.channels)
-    if not config.model.weights:
-        return model, []
-    taken = load_matching(model, read_weights(config.model.weights))
-    return model, [f"{config.model.weights}: {taken}"]
-
-
-def start_task(
-    config: Config, data: Data, model: DETR, accelerator: Accelerator
-) -> Detection | Distillation:
-    """What the run optimises: detection, and what the config's teacher adds.
-
-    Raises:
-        InputError: the teacher cannot be opened, or does not fit the student or the data.
-    """
-    detection = Detection(config.loss, config.model.classification, accelerator)
-    if not config.distill.teacher:
-        return detection
-    return start_distillation(config, data, model, detection)
 
 
 class Trainer:
