@@ -137,11 +137,11 @@ def test_unlabelled_clips_teach_by_the_teacher_alone(tiny, teacher):
     config = tiny(distill=distill, data={"labelled": 0.5}, model={"dropout": 0.0})
     task, model, data = task_of(config)
     everything = open_data(config.model_copy(update={"data": tiny().data})).split.train
-    hidden = data.unlabelled[1]
+    hidden = data.unlabelled
     assert sorted([*data.split.train, *hidden]) == everything
     assert len(data.split.train) == -(-len(everything) // 2)
     keys = next(data.training_order(0, 0, 1))
-    assert [index >= len(data.split.train) for _, index in keys] == [False] * 2 + [True] * 3
+    assert [data.examples[index] in hidden for _, index in keys] == [False] * 2 + [True] * 3
     batch = collate([data.training()[key] for key in keys[::-1]])
     assert (len(batch.targets), len(batch.images)) == (2, 5)
     alone = collate([data.training()[key] for key in keys[:2][::-1]])
@@ -204,14 +204,15 @@ def test_cached_targets_serve_every_seed(tiny, teacher, tmp_path, monkeypatch):
     config = tiny(name="cached", distill={**values, "cache": cache}, data=data)
     first = train(config, tmp_path)
     parts = open_data(config)
-    clips = {parts.videos[video].key for video, _ in parts.split.train + parts.unlabelled[1]}
+    clips = {parts.videos[video].key for video, _ in parts.examples}
     first_asked = asked[0]  # once more, to learn the shapes
     assert all(asked.count(key) == 2 + (key == first_asked) for key in clips)
     asked.clear()
     train(tiny(name="again", distill={**values, "cache": cache}, data=data), tmp_path)
     assert not clips & set(asked[1:])
+    # Rounding may match a teacher's query to another one of the student's now and then.
     for one, other in zip(metrics(live)[::2], metrics(first)[::2], strict=True):
-        assert other["train/loss"] == pytest.approx(one["train/loss"], rel=2e-3)
+        assert other["train/loss"] == pytest.approx(one["train/loss"], rel=2e-2)
     with pytest.raises(InputError, match="was made by another teacher"):
         train(
             tiny(
@@ -279,10 +280,8 @@ def test_more_recordings_without_labels(tiny, teacher, tmp_path):
     keys = next(data.training_order(0, 0, 1))
     batch = collate([data.training()[key] for key in keys])
     assert (len(batch.targets), len(batch.images)) == (2, 7)
-    assert {source.key for source in batch.sources[2:]} == {
-        video.key for video in data.unlabelled[0]
-    }
+    assert {source.key for source in batch.sources[2:]} == {video.key for video in data.more}
     named = task(model, batch, 0.0)
     assert torch.isfinite(named["loss"])
     # Without a teacher nothing of them is read.
-    assert open_data(tiny(data={"unlabelled": str(tmp_path / "nowhere")})).unlabelled == ([], [])
+    assert open_data(tiny(data={"unlabelled": str(tmp_path / "nowhere")})).unlabelled == ()

@@ -4,7 +4,7 @@ Every random number is a function of (seed, epoch, index) alone, so that a run t
 continued sees the same bits, whatever the number of worker processes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,7 @@ class ClipDataset(Dataset[Clip]):
         config: size, channels, clip length, region and augmentation.
         seed: of the augmentation.
         augment: change every clip at random (`config.augment`), anew in every epoch.
-        unlabelled: more examples, numbered after `samples`, whose labels are not looked at.
+        unlabelled: numbers of examples whose labels are not to be looked at.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class ClipDataset(Dataset[Clip]):
         *,
         seed: int = 0,
         augment: bool = False,
-        unlabelled: Sequence[tuple[int, int]] = (),
+        unlabelled: Collection[int] = (),
     ) -> None:
-        self.videos, self.samples, self.config = list(videos), [*samples, *unlabelled], config
-        self.labelled = len(samples)
+        self.videos, self.samples, self.config = list(videos), list(samples), config
+        self.unlabelled = frozenset(unlabelled)
         self.seed, self.augment = seed, augment
         self._regions: dict[int, Region] = {}
 
@@ -100,7 +100,7 @@ class ClipDataset(Dataset[Clip]):
         if self.augment:
             image = change_intensity(image, config.augment, random)
         target = None
-        if index < self.labelled:
+        if index not in self.unlabelled:
             labels = video.labels[frame_index]
             labels = warp_labels(labels, matrix, config.image_size, cropped=self.augment)
             target = target_of(labels, config.image_size)

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -67,35 +67,46 @@ class Data:
         videos: of `config.data.path`.
         split: frames whose labels are used, and those of validation and test.
         config: of the run.
-        unlabelled: recordings and their frames that only a teacher is asked about.
+        more: further recordings, numbered after `videos`.
+        unlabelled: frames of both that only a teacher is asked about.
     """
 
     videos: list[Video]
     split: Split
     config: Config
-    unlabelled: tuple[list[Video], list[tuple[int, int]]] = ([], [])
+    more: Sequence[Video] = ()
+    unlabelled: Sequence[tuple[int, int]] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the class head."""
         return self.videos[0].classes
 
+    @property
+    def examples(self) -> list[tuple[int, int]]:
+        """Recording and frame of every training example; the same whatever labels are used."""
+        return sorted([*self.split.train, *self.unlabelled])
+
     def training(self, clip: DataConfig | None = None) -> ClipDataset:
-        """Augmented training clips, those without labels last; `clip`: other than the config's."""
+        """Augmented training clips; `clip`: other than the config's."""
         memory = Memory(MEMORY_BYTES)
-        more, frames = self.unlabelled
         videos = [
             replace(video, frames=Remembered(video.key, video.frames, memory))
-            for video in (*self.videos, *more)
+            for video in (*self.videos, *self.more)
         ]
         return ClipDataset(
             videos,
-            self.split.train,
+            self.examples,
             clip or self.config.data,
             seed=self.config.seed,
             augment=True,
-            unlabelled=frames,
+            unlabelled=self._numbers(self.unlabelled),
         )
+
+    def _numbers(self, samples: Sequence[tuple[int, int]]) -> list[int]:
+        """Numbers of samples among all examples, in order."""
+        wanted = set(samples)
+        return [number for number, sample in enumerate(self.examples) if sample in wanted]
 
     def validation(self, clip: DataConfig | None = None) -> ClipDataset:
         """Validation clips as they are; `clip`: other than the config's."""
@@ -103,24 +114,25 @@ class Data:
 
     def training_order(self, first_step: int, rank: int, processes: int) -> Iterator[list[Key]]:
         """Keys of every batch of process `rank` from `first_step` to the last epoch's end."""
-        config, count = self.config, len(self.split.train)
-        steps = config.train.epochs * -(-count // (config.train.batch_size * processes))
-        orders = [self._order(count, config.train.batch_size, 0, first_step, rank, processes)]
-        if without := len(self.unlabelled[1]):
-            size = config.distill.unlabelled_batch
-            orders.append(self._order(without, size, count, first_step, rank, processes))
+        config, known = self.config, self._numbers(self.split.train)
+        steps = config.train.epochs * -(-len(known) // (config.train.batch_size * processes))
+        parts = [(known, config.train.batch_size)]
+        if self.unlabelled:
+            parts.append((self._numbers(self.unlabelled), config.distill.unlabelled_batch))
+        orders = [self._order(*part, first_step, rank, processes) for part in parts]
         for _ in range(first_step, steps):
             yield [key for order in orders for key in next(order)]
 
     def _order(
-        self, count: int, size: int, first_index: int, first_step: int, rank: int, processes: int
+        self, numbers: list[int], size: int, first_step: int, rank: int, processes: int
     ) -> Iterator[list[Key]]:
-        """Keys of `size` examples a step, `count` of them numbered from `first_index`, for ever."""
+        """Keys of `size` of these examples a step, for ever."""
+        count = len(numbers)
         first_epoch, skip = divmod(first_step, -(-count // (size * processes)))
         for epoch in itertools.count(first_epoch):
             for keys in EpochBatches(count, size * processes, self.config.seed, epoch, skip):
                 own = keys[rank * size : (rank + 1) * size]
-                yield [(epoch, first_index + index) for epoch, index in own]
+                yield [(epoch, numbers[index]) for epoch, index in own]
             skip = 0
 
     def validation_order(self, rank: int, processes: int) -> Iterator[list[Key]]:
@@ -168,7 +180,7 @@ def open_data(config: Config) -> Data:
         for index, video in enumerate(more)
         for frame in range(len(video))
     ]
-    return Data(videos, replace(parts, train=known), config, (more, unknown))
+    return Data(videos, replace(parts, train=known), config, more, unknown)
 
 
 def check_reach(data: DataConfig, longest: int) -> None:

@@ -44,10 +44,12 @@ def filled_cache(data: Data, task: Distillation) -> TargetCache:
     probe = collate([clips[0, 0]]).to(task.detection.accelerator.device)
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in task.ask(probe).items()}
     samples = len(clips)
-    videos = [*data.videos, *data.unlabelled[0]]
+    videos = [*data.videos, *data.more]
     key = CacheKey(
         data=data_fingerprint(videos, clips.samples),
-        augmentation=task.clip.model_dump_json(exclude={"path", "images", "unlabelled", "split"}),
+        augmentation=task.clip.model_dump_json(
+            exclude={"path", "images", "on_bad_label", "split", "labelled", "unlabelled"}
+        ),
         teacher=task.teacher.fingerprint,
         reduction=json.dumps(task.alignment.describe(), sort_keys=True),
     )
