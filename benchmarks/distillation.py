@@ -88,6 +88,24 @@ METHODS = {
         takes=("plain",), fixed=("train.epochs=32",), queries=("anchor",)
     ),
 }
+# Few labels, the other training recordings unlabelled: as many steps, and as many pictures in each.
+for _percent in (5, 10, 25):
+    _share = f"data.labelled={_percent / 100}"
+    _epochs = 16 * 100 // _percent
+    _few = (_share, f"train.epochs={_epochs}", f"train.validate_epochs={_epochs // 4}")
+    METHODS[f"plain, {_percent}% of labels"] = Method(fixed=_few, queries=("anchor",))
+    METHODS[f"both, 2D, {_percent}% of labels"] = Method(
+        "2D",
+        takes=METHODS["both, 2D"].takes,
+        fixed=(
+            _share,
+            f"train.epochs={_epochs // 2}",
+            f"train.validate_epochs={_epochs // 8}",
+            "train.batch_size=4",
+            "distill.unlabelled_batch=4",
+        ),
+        queries=("anchor",),
+    )
 
 
 @dataclass(frozen=True)
@@ -137,7 +155,7 @@ class Experiment:
             if not value:
                 return None
             words.append(f"{method.tuned}={value}")
-        slug = name.replace(", ", "-").replace(" ", "-")
+        slug = name.replace(", ", "-").replace("% of ", "-").replace(" ", "-")
         return Run(f"{queries}-{slug}-{value or 'tuned'}-{seed}", tuple(words))
 
     def finished(self, run: Run) -> bool:
