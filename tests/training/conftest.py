@@ -5,10 +5,14 @@ import signal
 from contextlib import suppress
 
 import pytest
+import torch
 from processes import Run
 from stills import write_stills
 
-from sonodetr.config import parse_config
+from sonodetr.config import dump_config, parse_config
+from sonodetr.files import write_text
+from sonodetr.model.detr import DETR
+from sonodetr.training.run import RunInfo, provenance, save_info, save_weights
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +58,26 @@ def tiny(stills):
             **top,
         }
         return parse_config(values)
+
+    return make
+
+
+@pytest.fixture
+def teacher(tiny, tmp_path):
+    """Makes the folder of a wider model that never learnt anything."""
+
+    def make(*, classes=("nerve", "vessel"), seed=3, data=(), **model):
+        shape = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 2, "dropout": 0.0, **model}
+        config = tiny(name="teacher", model=shape, data=data)
+        folder = tmp_path / "teacher"
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(seed)
+        write_text(folder / "config.yaml", dump_config(config))
+        weights = DETR(config.model, len(classes)).state_dict()
+        save_weights(folder / "model.safetensors", weights)
+        facts = {"threshold": 0.01, "step": 0, "validation": {}, "provenance": provenance(0)}
+        save_info(folder, RunInfo(classes=classes, **facts))
+        return str(folder)
 
     return make
 

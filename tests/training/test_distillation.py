@@ -9,13 +9,12 @@ from stills import write_stills
 from sonodetr.cli import main
 from sonodetr.config import dump_config
 from sonodetr.data.clips import collate
-from sonodetr.files import InputError, write_text
-from sonodetr.model.detr import DETR
+from sonodetr.files import InputError
 from sonodetr.model.weights import read_safetensors
 from sonodetr.training.data import open_data
 from sonodetr.training.distillation import Distillation, weight_at
 from sonodetr.training.fit import Trainer, train
-from sonodetr.training.run import RunInfo, load_run, provenance, save_info, save_weights
+from sonodetr.training.run import load_run
 from sonodetr.training.start import start_accelerator, start_model, start_task
 
 ALL = {
@@ -25,26 +24,6 @@ ALL = {
     "detections": {"weight": 1.0},
     "memory": {"weight": 1.0},
 }
-
-
-@pytest.fixture
-def teacher(tiny, tmp_path):
-    """Makes the folder of a wider model that never learnt anything."""
-
-    def make(*, classes=("nerve", "vessel"), seed=3, data=(), **model):
-        shape = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 2, "dropout": 0.0, **model}
-        config = tiny(name="teacher", model=shape, data=data)
-        folder = tmp_path / "teacher"
-        folder.mkdir(exist_ok=True)
-        torch.manual_seed(seed)
-        write_text(folder / "config.yaml", dump_config(config))
-        weights = DETR(config.model, len(classes)).state_dict()
-        save_weights(folder / "model.safetensors", weights)
-        facts = {"threshold": 0.01, "step": 0, "validation": {}, "provenance": provenance(0)}
-        save_info(folder, RunInfo(classes=classes, **facts))
-        return str(folder)
-
-    return make
 
 
 def task_of(config):

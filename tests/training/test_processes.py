@@ -76,6 +76,22 @@ def test_a_killed_pair_continues_to_the_same_bits(pair, start, tiny, tmp_path):
     assert contents(tmp_path / "killed" / "tiny") == contents(tmp_path / "through" / "tiny")
 
 
+def test_two_processes_distil(pair, tiny, teacher, tmp_path):
+    """One of them fills the cache; parts that only distillation has stay equal too."""
+    weight = {"weight": 1.0}
+    distill = dict.fromkeys(("encoder", "decoder", "cross", "detections", "memory"), weight)
+    distill |= {"encoder": {"weight": 1.0, "until": 0.5}, "cache": str(tmp_path / "cache")}
+    data = {"augment": {"views": 2}}
+    config = tiny(distill={"teacher": teacher(), **distill}, data=data, train={"batch_size": 1})
+    codes, said = pair(config, tmp_path, changes=[partial(keep_state, tmp_path, 4)])
+    assert codes == [0, 0], said
+    first, second = (load_file(tmp_path / f"2-{rank}.safetensors") for rank in "01")
+    assert any("training_only" in name for name in first)
+    for name, tensor in first.items():
+        if not name.endswith(("running_mean", "running_var")):
+            assert torch.equal(tensor, second[name]), name
+
+
 def test_torchrun(tiny, tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(dump_config(tiny(train={"epochs": 1, "batch_size": 1})))
