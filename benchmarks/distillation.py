@@ -68,11 +68,12 @@ class Method:
 
 
 ATTENTION, DETECTIONS = "distill.encoder.weight", "distill.detections.weight"
+MEMORY = "distill.memory.weight"
 METHODS = {
     "plain": Method(tuned="train.learning_rate", values=RATES, takes=()),
     "attention, 2D": Method("2D", ATTENTION, WEIGHTS),
     "detections, 2D": Method("2D", DETECTIONS, OF_DETECTIONS),
-    "memory, 2D": Method("2D", "distill.memory.weight", WEIGHTS, queries=("anchor",)),
+    "memory, 2D": Method("2D", MEMORY, WEIGHTS, queries=("anchor",)),
     "attention, 3D": Method("3D", ATTENTION, WEIGHTS, queries=("anchor",)),
     "both, 2D": Method("2D", takes=("plain", "attention, 2D", "detections, 2D")),
     "both, 3D": Method(
@@ -144,7 +145,11 @@ class Experiment:
         words = [*QUERIES[queries], *method.fixed, f"seed={seed}", "distill.encoder.weight=0"]
         if method.teacher:
             words += [f"distill.teacher={TEACHERS[method.teacher]}"]
-            words += [f"distill.cache={self.out}/targets-{method.teacher}"]
+            # A cache holds the targets of one set of losses: maps and memory only where compared.
+            tuned = [method.tuned, *(METHODS[other].tuned for other in method.takes)]
+            kept = [key.split(".")[1] for key in (ATTENTION, MEMORY) if key in tuned]
+            cache = "-".join(("targets", method.teacher, *kept))
+            words += [f"distill.cache={self.out}/{cache}"]
         for other in method.takes:
             best = self.tuned(queries, other)
             if best is None:

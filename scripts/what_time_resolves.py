@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from sonodetr.data.splits import select
@@ -28,6 +27,7 @@ from sonodetr.files import InputError, read_json
 from sonodetr.formats import read
 from sonodetr.geometry import box_iou
 from sonodetr.predictor import load
+from sonodetr.training.pictures import save_picture
 from sonodetr.types import Detections, Labels, Video, frame_at
 
 OUTCOMES = ("both", "first only", "second only", "none")
@@ -79,7 +79,14 @@ def main() -> int:
     options = parser.parse_args()
     try:
         videos = read(options.data)
-        division = read_json(Path(options.first) / "split.json")
+        division, other = (
+            read_json(Path(run) / "split.json") for run in (options.first, options.second)
+        )
+        if division != other:
+            raise InputError(
+                f"{options.first} and {options.second} divide the data differently (split.json): "
+                "one may have learnt what tests the other; train both with the same split"
+            )
         frames = select(videos, division, "test")
         models = [load(path) for path in (options.first, options.second)]
         answers = [detect(model, videos, frames) for model in models]
@@ -123,8 +130,7 @@ def main() -> int:
         frames[rows[at]] for at in np.linspace(0, len(rows) - 1, min(SHOWN, len(rows)), dtype=int)
     ]
     if chosen:
-        picture = cv2.cvtColor(sheet(videos, chosen, answers, thresholds), cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(options.out), picture)
+        save_picture(options.out, sheet(videos, chosen, answers, thresholds))
     print(json.dumps({name: each.to_dict() for name, each in found.items()}))
     return 0
 

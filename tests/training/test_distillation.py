@@ -15,7 +15,8 @@ from sonodetr.training.data import open_data
 from sonodetr.training.distillation import Distillation, weight_at
 from sonodetr.training.fit import Trainer, train
 from sonodetr.training.run import load_run
-from sonodetr.training.start import start_accelerator, start_model, start_task
+from sonodetr.training.start import common_clip, start_accelerator, start_model, start_task
+from sonodetr.training.teachers import open_teacher
 
 ALL = {
     "encoder": {"weight": 1.0},
@@ -104,10 +105,15 @@ def test_terms_add_up_with_their_weights(tiny, teacher):
 
 def test_teacher_rests_when_all_weights_are_zero(tiny, teacher, monkeypatch):
     distill = {"teacher": teacher(), "encoder": {"weight": 2.0, "until": 0.5}}
+    distill |= {"memory": {"weight": 1.0, "until": 0.6}}
     task, model, data = task_of(tiny(distill=distill))
     batch = collate([data.training()[0, 0]])
     monkeypatch.setattr(type(task), "targets", None)
-    assert "distill_encoder" not in task(model, batch, 0.7)
+    named = task(model, batch, 0.7)
+    assert "distill_encoder" not in named
+    named["loss"].backward()
+    # Several processes wait for the gradient of every parameter, also those of resting losses.
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_unlabelled_clips_teach_by_the_teacher_alone(tiny, teacher):
@@ -221,7 +227,7 @@ def test_a_teacher_that_has_changed_is_refused_on_resume(tiny, teacher, tmp_path
             {"encoder": {"weight": 1.0}},
             "image_size=.96, 64",
         ),
-        ({"data": {"clip_frames": 4}}, {"encoder": {"weight": 1.0}}, "longest recording"),
+        ({"data": {"clip_frames": 4}}, {"encoder": {"weight": 1.0}}, "teacher of shorter clips"),
         ({}, {"encoder": {"weight": 1.0, "layers": [[0, 5]]}}, "layer 5"),
         ({}, {"encoder": {"weight": 1.0}, "cache": "cache"}, "data.augment.views"),
     ],
@@ -232,6 +238,28 @@ def test_what_does_not_fit_is_one_line(tiny, teacher, tmp_path, given, distill, 
         train(config, tmp_path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "tiny").exists()
+
+
+def test_one_clip_a_batch_cannot_be_shuffled(tiny, teacher):
+    distill = {"teacher": teacher(), "encoder": {"weight": 1.0}, "shuffle": True}
+    with pytest.raises(InputError, match="batch_size=2 or more"):
+        task_of(tiny(distill=distill, train={"batch_size": 1}))
+
+
+def test_half_precision_reaches_the_end(tiny, teacher, tmp_path):
+    run = train(tiny(distill={"teacher": teacher(), **ALL}, train={"precision": "bf16"}), tmp_path)
+    assert all(metrics(run)[-1][f"validation/distill_{name}"] >= 0 for name in ALL)
+
+
+def test_a_teachers_clips_stay_on_their_side_of_the_border(tiny, teacher):
+    """A teacher that looks further back than the student needs a wider border."""
+    split = {"test_frames": [[40, 60]], "validation_frames": [[80, 90]], "border_frames": 5}
+    data = tiny(data={"split": split}).data
+    path = teacher(data={"clip_frames": 3, "clip_step": 3})
+    with pytest.raises(InputError, match="border_frames must be at least 6"):
+        common_clip(data, open_teacher(path), longest=100)
+    clip = common_clip(data, open_teacher(teacher(data={"clip_frames": 3})), longest=100)
+    assert (clip.clip_frames, clip.clip_step) == (3, 1)
 
 
 def test_verb(tiny, teacher, tmp_path, monkeypatch, capsys):
@@ -253,7 +281,7 @@ def test_verb(tiny, teacher, tmp_path, monkeypatch, capsys):
 
 def test_more_recordings_without_labels(tiny, teacher, tmp_path):
     """Their labels, if there are any, are never looked at; all their frames are used."""
-    more = write_stills(tmp_path, classes=("something", "else"), count=5)
+    more = write_stills(tmp_path, classes=("something", "else"), count=5, seed=7)
     distill = {"teacher": teacher(), "encoder": {"weight": 1.0}, "unlabelled_batch": 5}
     task, model, data = task_of(tiny(distill=distill, data={"unlabelled": str(more)}))
     keys = next(data.training_order(0, 0, 1))

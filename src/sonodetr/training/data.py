@@ -29,14 +29,14 @@ class Memory:
     """Decoded pictures of several recordings, until there is no more room."""
 
     room_bytes: int
-    pictures: dict[tuple[str, int], Pixels] = field(default_factory=dict)
+    pictures: dict[tuple[int, int], Pixels] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Remembered:
     """Frames that are decoded once: decoding is more than half of what a training clip costs."""
 
-    key: str
+    number: int
     frames: Frames
     memory: Memory
 
@@ -49,7 +49,7 @@ class Remembered:
         return self.frames.size
 
     def __getitem__(self, index: int) -> Pixels:
-        place, memory = (self.key, index), self.memory
+        place, memory = (self.number, index), self.memory
         if place in memory.pictures:
             return memory.pictures[place]
         picture = self.frames[index]
@@ -90,9 +90,9 @@ class Data:
     def training(self, clip: DataConfig | None = None) -> ClipDataset:
         """Augmented training clips; `clip`: other than the config's."""
         memory = Memory(MEMORY_BYTES)
-        videos = [
-            replace(video, frames=Remembered(video.key, video.frames, memory))
-            for video in (*self.videos, *self.more)
+        videos = [  # by number: further recordings may have the names of others
+            replace(video, frames=Remembered(number, video.frames, memory))
+            for number, video in enumerate((*self.videos, *self.more))
         ]
         return ClipDataset(
             videos,
@@ -174,13 +174,42 @@ def open_data(config: Config) -> Data:
     known, unknown = _labelled(parts.train, config)
     if not config.distill.teacher:
         return Data(videos, replace(parts, train=known), config)
-    more = read(config.data.unlabelled) if config.data.unlabelled else []
+    more = []
+    if config.data.unlabelled:
+        more = read(config.data.unlabelled, on_bad_label="skip")  # none of them is used
+        _check_apart(more, videos, parts, config.data.unlabelled)
     unknown += [
         (len(videos) + index, frame)
         for index, video in enumerate(more)
         for frame in range(len(video))
     ]
     return Data(videos, replace(parts, train=known), config, more, unknown)
+
+
+def _check_apart(more: list[Video], videos: list[Video], parts: Split, path: str) -> None:
+    """What is to test a model is not learnt from, not even through a teacher."""
+    held: dict[str, list[Video]] = {}
+    for number in sorted({video for video, _ in (*parts.validation, *parts.test)}):
+        held.setdefault(_file_name(videos[number]), []).append(videos[number])
+    patients = {video.patient for same in held.values() for video in same} - {None}
+    for video in more:
+        same = any(
+            len(video) == len(other)
+            and video.frames.size == other.frames.size
+            and np.array_equal(video.frames[0], other.frames[0])
+            for other in held.get(_file_name(video), ())
+        )
+        if same or video.patient in patients:
+            whose = "is a recording" if same else "is of a patient"
+            raise InputError(
+                f"data.unlabelled {path}: {video.key} {whose} of the validation or test part, "
+                "which no part of the training may see; name a folder without these"
+            )
+
+
+def _file_name(video: Video) -> str:
+    """Last part of the key, which is the same whatever folder was named."""
+    return video.key.rpartition("/")[2]
 
 
 def check_reach(data: DataConfig, longest: int) -> None:

@@ -67,14 +67,15 @@ class Distillation:
             for name in ("encoder", "decoder", "cross", "detections", "memory")
             if (weight := weight_at(getattr(self.config, name), done))
         }
+        # Parameters that only a loss without weight uses still take part, as DDP demands.
+        idle = sum(parameter.sum() * 0 for parameter in self.student.training_only.parameters())
         if not weights and len(batch.targets) == len(batch.images):
-            return self.detection.of(self._look(model, batch, None), batch)
+            named = self.detection.of(self._look(model, batch, None), batch)
+            return named | {"loss": named["loss"] + idle}
         targets = self.targets(batch)
         outputs = self._look(model, batch, targets)
         named = self.detection.of(outputs.first(len(batch.targets)), batch)
         distances = self.distances(outputs, targets, batch)
-        # Parameters that only a loss without weight uses still take part, as DDP demands.
-        idle = sum(parameter.sum() * 0 for parameter in self.student.training_only.parameters())
         total = named["loss"] + idle
         for name, weight in weights.items():
             total = total + weight * distances[name]
@@ -146,9 +147,11 @@ class Distillation:
         sums: dict[str, float] = {}
         clips = 0
         for batch, targets in examples:
-            outputs = self._look(self.student, batch, targets)
+            with self.detection.accelerator.autocast():  # as in training
+                outputs = self._look(self.student, batch, targets)
+                distances = self.distances(outputs, targets, batch)
             clips += len(batch.images)
-            for name, value in self.distances(outputs, targets, batch).items():
+            for name, value in distances.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(batch.images)
         return {f"validation/distill_{name}": total / clips for name, total in sums.items()}
 

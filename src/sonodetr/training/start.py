@@ -12,7 +12,7 @@ from sonodetr.files import InputError
 from sonodetr.model.detr import DETR
 from sonodetr.model.tensors import Batch
 from sonodetr.model.weights import load_matching, read_weights
-from sonodetr.training.data import Data, check_reach
+from sonodetr.training.data import Data
 from sonodetr.training.distillation import Distillation
 from sonodetr.training.run import untrained_model
 from sonodetr.training.tasks import Detection
@@ -90,8 +90,12 @@ def _start_distillation(
         )
     device = detection.accelerator.device
     teacher = open_teacher(config.distill.teacher).to(device)
-    clip = _common_clip(config.data, teacher)
-    check_reach(clip, max(len(video) for video in data.videos))
+    if config.distill.shuffle and config.train.batch_size == 1:
+        raise InputError(
+            "distill.shuffle takes the maps of another clip of the batch, but there is one clip a "
+            "batch; set train.batch_size=2 or more"
+        )
+    clip = common_clip(config.data, teacher, max(len(video) for video in data.videos))
     images = torch.zeros(1, clip.channels, clip.clip_frames, *clip.image_size, device=device)
     student.to(device)
     alignment = align(config, student, data.class_names, teacher, images)
@@ -105,7 +109,7 @@ def _start_distillation(
     return task
 
 
-def _common_clip(data: DataConfig, teacher: Teacher) -> DataConfig:
+def common_clip(data: DataConfig, teacher: Teacher, longest: int) -> DataConfig:
     """Clips of which student and teacher each see the last frames."""
     if teacher.clip_frames == 1:
         return data
@@ -113,6 +117,17 @@ def _common_clip(data: DataConfig, teacher: Teacher) -> DataConfig:
         raise InputError(
             f"data.clip_step {data.clip_step}: the teacher's frames are {teacher.clip_step} apart; "
             f"set data.clip_step={teacher.clip_step}"
+        )
+    reach = (teacher.clip_frames - 1) * teacher.clip_step
+    if reach >= longest:
+        raise InputError(
+            f"the teacher's clips reach back {reach} frames, but the longest recording in "
+            f"{data.path} has {longest}; choose a teacher of shorter clips or of single frames"
+        )
+    if data.split.test_frames and data.split.border_frames < reach:
+        raise InputError(
+            f"the teacher's clips reach back {reach} frames, so data.split.border_frames must be "
+            f"at least {reach}"
         )
     frames = max(data.clip_frames, teacher.clip_frames)
     return data.model_copy(update={"clip_frames": frames, "clip_step": teacher.clip_step})
