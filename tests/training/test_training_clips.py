@@ -1,10 +1,12 @@
 """Training on clips of recordings, from the data to the run folder."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from sonodetr.evaluation.evaluate import detect
 from sonodetr.files import InputError
@@ -12,7 +14,10 @@ from sonodetr.formats import read
 from sonodetr.model.weights import read_safetensors
 from sonodetr.predictor import load
 from sonodetr.training.data import load_batches, open_data
+from sonodetr.training.distillation import Distillation
 from sonodetr.training.fit import train
+from sonodetr.training.start import start_accelerator, start_model, start_task
+from sonodetr.training.teacher_targets import filled_cache
 
 FRAMES = 7
 
@@ -88,3 +93,40 @@ def test_clips_may_be_as_long_as_the_longest_recording(recordings, tiny):
     with pytest.raises(InputError, match=message) as error:
         open_data(tiny(**clips(recordings, frames=5, step=2)))
     assert "\n" not in str(error.value)
+
+
+def test_a_teacher_of_clips_and_a_student_of_stills(recordings, tiny, teacher, tmp_path):
+    """The past reaches the teacher alone, also through the cache."""
+    clip = clips(recordings)["data"]
+    path = teacher(classes=("nerve",), data=clip)
+    distill = {"teacher": path, "cache": str(tmp_path / "cache"), "unlabelled_batch": 3}
+    for name in ("encoder", "decoder", "cross", "detections", "memory"):
+        distill[name] = {"weight": 1.0, "until": 0.5 if name == "encoder" else 0.0}
+    stills = clip | {"clip_frames": 1, "clip_step": 1, "labelled": 0.5, "augment": {"views": 2}}
+    config = tiny(data=stills, distill=distill, train={"epochs": 2})
+    data = open_data(config)
+    model, _ = start_model(config, data.class_names, resume=False)
+    task = start_task(config, data, model, start_accelerator("no"))
+    assert isinstance(task, Distillation)
+    batch = next(load_batches(data.training(task.clip), data.training_order(0, 0, 1), 0))
+    assert batch.images.shape == (5, 1, 3, 64, 64)
+    targets = task.targets(batch)
+    assert targets["encoder_0"].shape == (5, 2, 16, 16)
+    assert targets["encoder_0_mass"].shape == (5, 2, 16)
+    assert bool((targets["encoder_0_mass"] < 1).all())
+    model.eval()
+    for time, student_changes in ((0, False), (2, True)):
+        images = batch.images.clone()
+        images[:, :, time] = 1 - images[:, :, time]
+        other = replace(batch, images=images)
+        theirs = task.targets(other)
+        assert not torch.allclose(theirs["scores"], targets["scores"], rtol=1e-4)
+        before, after = (task.maps(each, targets)["encoder_0"] for each in (batch, other))
+        assert torch.equal(before, after) != student_changes
+    task.cache = filled_cache(data, task)
+    for name, stored in task.targets(batch).items():
+        torch.testing.assert_close(stored, targets[name], rtol=1e-3, atol=1e-5, msg=name)
+    run = train(config, tmp_path)
+    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert entries[-1]["validation/distill_encoder"] > 0
+    assert (run / "attention").is_dir()
