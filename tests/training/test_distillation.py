@@ -9,7 +9,8 @@ from stills import write_stills
 from sonodetr.cli import main
 from sonodetr.config import dump_config
 from sonodetr.data.clips import collate
-from sonodetr.files import InputError
+from sonodetr.data.splits import to_json
+from sonodetr.files import InputError, write_json
 from sonodetr.model.weights import read_safetensors
 from sonodetr.training.data import open_data
 from sonodetr.training.distillation import Distillation, weight_at
@@ -238,6 +239,19 @@ def test_what_does_not_fit_is_one_line(tiny, teacher, tmp_path, given, distill, 
         train(config, tmp_path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "tiny").exists()
+
+
+def test_a_teacher_has_not_seen_what_tests_its_student(tiny, teacher, tmp_path):
+    distill = {"teacher": teacher(), "encoder": {"weight": 1.0}}
+    _, _, data = task_of(tiny(distill=distill))
+    division = to_json(data.videos, data.split)
+    write_json(tmp_path / "teacher" / "split.json", division)
+    task_of(tiny(distill=distill))  # divided alike
+    key = next(iter(division["test"]))
+    division["train"][key] = division["test"].pop(key)
+    write_json(tmp_path / "teacher" / "split.json", division)
+    with pytest.raises(InputError, match=rf"trained on 1 of the 7 frames .* {key}:0 for one"):
+        task_of(tiny(distill=distill))
 
 
 def test_one_clip_a_batch_cannot_be_shuffled(tiny, teacher):

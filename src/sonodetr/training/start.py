@@ -1,20 +1,22 @@
 """What a training starts from: devices, model, task."""
 
+from pathlib import Path
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from sonodetr.config import Config, DataConfig
+from sonodetr.config import Config, DataConfig, config_from_run
 from sonodetr.distill.targets import align
 from sonodetr.distill.teachers import Teacher
-from sonodetr.files import InputError
+from sonodetr.files import InputError, read_json
 from sonodetr.model.detr import DETR
 from sonodetr.model.tensors import Batch
 from sonodetr.model.weights import load_matching, read_weights
 from sonodetr.training.data import Data
 from sonodetr.training.distillation import Distillation
-from sonodetr.training.run import untrained_model
+from sonodetr.training.run import CONFIG, DIVISION, untrained_model
 from sonodetr.training.tasks import Detection
 from sonodetr.training.teachers import open_teacher
 
@@ -89,6 +91,7 @@ def _start_distillation(
             "data.augment.views=4"
         )
     device = detection.accelerator.device
+    _check_teachers_division(config, data)
     teacher = open_teacher(config.distill.teacher).to(device)
     if config.distill.shuffle and config.train.batch_size == 1:
         raise InputError(
@@ -107,6 +110,27 @@ def _start_distillation(
     if alignment.guided:
         student.training_only["queries"] = nn.Linear(targets["queries"].shape[-1], width)
     return task
+
+
+def _check_teachers_division(config: Config, data: Data) -> None:
+    """What a run is tested on, its teacher must not have learnt by heart."""
+    folder = Path(config.distill.teacher)
+    if not ((folder / CONFIG).is_file() and (folder / DIVISION).is_file()):
+        return  # not a run of ours: nobody knows what it has seen
+    if Path(config_from_run(folder).data.path).resolve() != Path(config.data.path).resolve():
+        return  # equal names in other data are other recordings
+    known = read_json(folder / DIVISION).get("train", {})
+    held = [
+        (data.videos[video].key, frame)
+        for video, frame in (*data.split.validation, *data.split.test)
+    ]
+    seen = [f"{key}:{frame}" for key, frame in held if frame in known.get(key, ())]
+    if seen:
+        raise InputError(
+            f"teacher {folder}: was trained on {len(seen)} of the {len(held)} frames that validate "
+            f"and test this run, {seen[0]} for one; give this run the seed and data.split of the "
+            "teacher's"
+        )
 
 
 def common_clip(data: DataConfig, teacher: Teacher, longest: int) -> DataConfig:
