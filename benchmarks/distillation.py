@@ -41,7 +41,7 @@ QUERIES = {
     ),
 }
 TEACHERS = {"2D": "runs/needle-2d", "3D": "runs/needle-3d"}
-RATES = ("3.5e-4", "7e-4", "1.4e-3", "2.8e-3")
+RATES = ("3.5e-4", "7e-4", "1e-3", "1.4e-3")
 WEIGHTS = ("1", "3", "10", "30")
 OF_DETECTIONS = ("0.1", "0.3", "1", "3")
 
@@ -85,9 +85,8 @@ METHODS = {
         fixed=("distill.shuffle=true",),
         queries=("anchor",),
     ),
-    "plain, twice as long": Method(
-        takes=("plain",), fixed=("train.epochs=32",), queries=("anchor",)
-    ),
+    "plain, twice as long": Method(fixed=("train.epochs=32",), queries=("anchor",)),
+    "plain, new views": Method(fixed=("data.augment.views=0",), queries=("anchor",)),
 }
 # Few labels, the other training recordings unlabelled: as many steps, and as many pictures in each.
 for _percent in (5, 10, 25):
@@ -95,6 +94,9 @@ for _percent in (5, 10, 25):
     _epochs = 16 * 100 // _percent
     _few = (_share, f"train.epochs={_epochs}", f"train.validate_epochs={_epochs // 4}")
     METHODS[f"plain, {_percent}% of labels"] = Method(fixed=_few, queries=("anchor",))
+    METHODS[f"plain, new views, {_percent}% of labels"] = Method(
+        fixed=(*_few, "data.augment.views=0"), queries=("anchor",)
+    )
     METHODS[f"both, 2D, {_percent}% of labels"] = Method(
         "2D",
         takes=METHODS["both, 2D"].takes,
@@ -150,18 +152,21 @@ class Experiment:
             kept = [key.split(".")[1] for key in (ATTENTION, MEMORY) if key in tuned]
             cache = "-".join(("targets", method.teacher, *kept))
             words += [f"distill.cache={self.out}/{cache}"]
+        numbers = []
         for other in method.takes:
             best = self.tuned(queries, other)
             if best is None:
                 return None
             words.append(f"{METHODS[other].tuned}={best}")
+            numbers.append(best)
         if method.tuned:
             value = value or self.tuned(queries, name) or ""
             if not value:
                 return None
             words.append(f"{method.tuned}={value}")
+            numbers.append(value)
         slug = name.replace(", ", "-").replace("% of ", "-").replace(" ", "-")
-        return Run(f"{queries}-{slug}-{value or 'tuned'}-{seed}", tuple(words))
+        return Run("-".join((queries, slug, *numbers, str(seed))), tuple(words))
 
     def finished(self, run: Run) -> bool:
         return (self.out / run.name / "last.safetensors").is_file()

@@ -234,7 +234,7 @@ def _labelled(
     """
     recordings = sorted({video for video, _ in train})
     order = np.random.default_rng((_LABELLED_STREAM, config.seed)).permutation(len(recordings))
-    count = math.ceil(config.data.labelled * len(recordings))
+    count = math.ceil(round(config.data.labelled * len(recordings), 6))
     used = {recordings[row] for row in order[:count]}
     known = [sample for sample in train if sample[0] in used]
     return known, [sample for sample in train if sample[0] not in used]

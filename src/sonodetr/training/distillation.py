@@ -115,11 +115,10 @@ class Distillation:
         for name, maps in student_maps(outputs, self.alignment).items():
             kind = name.partition("_")[0]
             taught, weights = targets[name], rows[kind][:, None]
-            if (mass := targets.get(f"{name}_mass")) is not None:
-                weights = weights * mass
-            weights = weights.expand(taught.shape[:3])
+            mass = targets.get(f"{name}_mass", torch.ones_like(taught[..., 0]))
             if config.shuffle:
-                taught = taught.roll(1, 0)
+                taught, mass = taught.roll(1, 0), mass.roll(1, 0)
+            weights = weights * mass
             found.setdefault(kind, []).append(attention_divergence(maps, taught, weights))
         distances = {kind: torch.stack(of_kind).mean() for kind, of_kind in found.items()}
         if config.detections.weight:

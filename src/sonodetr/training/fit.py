@@ -35,7 +35,7 @@ from sonodetr.training.run import (
     WEIGHTS,
     RunInfo,
     check_run,
-    keep_teacher,
+    check_teacher,
     provenance,
     save_info,
     save_weights,
@@ -47,6 +47,7 @@ from sonodetr.training.teacher_targets import filled_cache, held_out_examples
 from sonodetr.training.validate import predict_clips
 
 CHECKPOINT = "checkpoint.safetensors"
+TRAINING_ONLY = "training_only."  # how names of parameters begin that only training has
 
 
 def train(config: Config, out: Path, *, resume: bool = False) -> Path:
@@ -72,14 +73,16 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
     begun = (folder / CHECKPOINT).is_file()
     model, notes = start_model(config, data.class_names, resume=begun)
     task = start_task(config, data, model, accelerator)
+    teacher = None
+    if isinstance(task, Distillation):
+        teacher = {"teacher": config.distill.teacher, "fingerprint": task.teacher.fingerprint}
+        check_teacher(folder, teacher)
+        if config.distill.cache:
+            with accelerator.main_process_first():
+                task.cache = filled_cache(data, task)
     accelerator.wait_for_everyone()  # nobody looks at the folder any more
     if accelerator.is_main_process:
-        start_run(folder, config, to_json(data.videos, data.split))
-        if isinstance(task, Distillation):
-            keep_teacher(folder, config.distill.teacher, task.teacher.fingerprint)
-    if isinstance(task, Distillation) and config.distill.cache:
-        with accelerator.main_process_first():
-            task.cache = filled_cache(data, task)
+        start_run(folder, config, to_json(data.videos, data.split), teacher)
     Trainer(config, data, model, folder, accelerator, task).run(notes)
     accelerator.wait_for_everyone()
     return folder
@@ -166,11 +169,18 @@ class Trainer:
 
     def _introduction(self) -> list[str]:
         parts, step = self.data.split, self.progress.step
+        num_parameters = sum(
+            parameter.numel()
+            for name, parameter in self.plain_model.named_parameters()
+            if not name.startswith(TRAINING_ONLY)
+        )
+        without = len(self.data.unlabelled)
         lines = [
             f"{self.folder}: {len(parts.train)} frames train, {len(parts.validation)} validate, "
-            f"{len(parts.test)} are held out for the test",
+            f"{len(parts.test)} are held out for the test"
+            + (f"; the teacher alone is asked about {without} more" if without else ""),
             f"classes {', '.join(self.data.class_names)}; "
-            f"{sum(p.numel() for p in self.plain_model.parameters()) / 1e6:.2f} M parameters; "
+            f"{num_parameters / 1e6:.2f} M parameters; "
             f"{self.steps_an_epoch} steps an epoch on {self.accelerator.device}"
             + (f" in {self.processes} processes" if self.processes > 1 else ""),
         ]
@@ -308,7 +318,7 @@ class Trainer:
     def _weights(self) -> dict[str, Tensor]:
         """The averaged weights of the detector alone."""
         state = self.average.state
-        return {name: state[name] for name in state if not name.startswith("training_only.")}
+        return {name: state[name] for name in state if not name.startswith(TRAINING_ONLY)}
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:

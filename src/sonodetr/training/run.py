@@ -92,8 +92,14 @@ def check_run(folder: Path, config: Config, *, resume: bool) -> None:
         raise InputError(f"{folder}: holds other files, not a run; choose another name=...")
 
 
-def start_run(folder: Path, config: Config, division: dict[str, dict[str, list[int]]]) -> None:
-    """Make the folder with config and division, or clean up what a killed process left behind.
+def start_run(
+    folder: Path,
+    config: Config,
+    division: dict[str, dict[str, list[int]]],
+    teacher: dict[str, str] | None = None,
+) -> None:
+    """Make the folder with config, division and the teacher's name and fingerprint, or clean up
+    what a killed process left behind.
 
     Raises:
         InputError: the folder cannot be written, or the run has begun with another division.
@@ -108,21 +114,22 @@ def start_run(folder: Path, config: Config, division: dict[str, dict[str, list[i
     if not (folder / CONFIG).is_file():
         write_text(folder / CONFIG, dump_config(config))
     write_json(folder / DIVISION, division)
+    if teacher is not None:
+        write_json(folder / TEACHER, teacher)
 
 
-def keep_teacher(folder: Path, teacher: str, fingerprint: str) -> None:
-    """Write down which teacher a run has, or check that it still is the same.
+def check_teacher(folder: Path, teacher: dict[str, str]) -> None:
+    """Check that a run that has begun still has the same teacher.
 
     Raises:
         InputError: the run has begun with other weights of the teacher.
     """
-    path, own = folder / TEACHER, {"teacher": teacher, "fingerprint": fingerprint}
-    if path.is_file() and read_json(path) != own:
+    path = folder / TEACHER
+    if path.is_file() and read_json(path) != teacher:
         raise InputError(
-            f"{path}: {teacher} has changed since the run began; restore it, or start anew under "
-            "another name=..."
+            f"{path}: {teacher['teacher']} has changed since the run began; restore it, or start "
+            "anew under another name=..."
         )
-    write_json(path, own)
 
 
 def _unfinished(folder: Path) -> set[Path]:

@@ -1,10 +1,12 @@
 """What a training starts from: devices, model, task."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
 from sonodetr.config import Config, DataConfig, config_from_run
@@ -34,7 +36,9 @@ def start_accelerator(precision: str) -> Accelerator:
     if cpu and precision == "fp16":  # would be ignored
         raise InputError("train.precision 'fp16' needs a GPU; use 'bf16' or 'no'")
     try:
-        return Accelerator(mixed_precision=precision, cpu=cpu)
+        # The first process may fill a target cache while the others wait.
+        patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+        return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[patience])
     except ValueError as error:
         raise InputError(
             f"train.precision {precision!r} does not work on this device ({error}); use 'no'"

@@ -36,8 +36,7 @@ def filled_cache(data: Data, task: Distillation) -> TargetCache:
     """The cache of a run with the targets of all its clips; only those that are missing are made.
 
     Raises:
-        InputError: the cache was made from something else, another process is filling it, or the
-            disk has no room.
+        InputError: the cache was made from something else, or the disk has no room.
     """
     config, clips = data.config, data.training(task.clip)
     views = config.data.augment.views
