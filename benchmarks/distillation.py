@@ -4,7 +4,7 @@
     python benchmarks/distillation.py --list              # what is done and what is left
     python benchmarks/distillation.py --report docs/results
 
-The teachers come from configs/needle-3d.yaml, which says how both are made; the plain student, its
+The teachers are those of configs/needle-small.yaml and needle-3d.yaml; the plain student, its
 budget (epochs and views) and the values tried stand below and in configs/needle-student.yaml. Every
 method is tuned by one number on validation AP with seed 0, then trained with all seeds; the test
 part is looked at once, by --report, when all are done. Finished runs are kept, killed ones resumed,
@@ -40,7 +40,7 @@ QUERIES = {
         "loss.classification=1",
     ),
 }
-TEACHERS = {"2D": "runs/needle-2d", "3D": "runs/needle-3d"}
+TEACHERS = {"2D": "runs/needle-small", "3D": "runs/needle-3d"}
 RATES = ("3.5e-4", "7e-4", "1e-3", "1.4e-3")
 WEIGHTS = ("1", "3", "10", "30")
 OF_DETECTIONS = ("0.1", "0.3", "1", "3")

@@ -1,6 +1,6 @@
 """Frames that only time resolves: where one of two detectors is right and the other is not.
 
-    python scripts/what_time_resolves.py runs/needle-2d runs/needle-3d simulated/needle-small \
+    python scripts/what_time_resolves.py runs/needle-small runs/needle-3d simulated/needle-small \
         --out docs/results/what-time-resolves.jpg
 
 A detector is right about a frame if it reports as many objects as there are, and each labelled box
