@@ -142,3 +142,18 @@ def test_reader_that_has_gone():
     err = process.stderr.read()
     assert process.wait(60) == 1
     assert err == ""
+
+
+def test_ctrl_c_in_code_made_from_a_string(tmp_path):
+    """As when a library makes a dataclass: `python -m` itself would end by the signal."""
+    (tmp_path / "probe.py").write_text(
+        "import atexit, sys, sonodetr.about, sonodetr.cli as cli\n"
+        "sonodetr.about.installation = lambda: exec('raise KeyboardInterrupt')\n"
+        "atexit.register(print, 'cleaned up')\n"
+        "sys.argv = ['sonodetr', 'info']\n"
+        "cli.main()\n"
+    )
+    words = [sys.executable, "-m", "probe"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (130, "cleaned up"), done.stderr
+    assert done.stderr.strip() == "sonodetr: stopped"

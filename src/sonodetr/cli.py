@@ -1,5 +1,6 @@
 """The command line: its verbs, and one line for every mistake. Imports nothing heavy."""
 
+import atexit
 import errno
 import os
 import sys
@@ -48,7 +49,15 @@ _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 def main() -> None:
     """Run the command line and exit: 0 done, 2 wrong input, 130 stopped by Ctrl-C."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code == 130:
+        # Where Ctrl-C came while a library ran code from a string (as dataclasses do when they are
+        # made), Python would die of the signal at its end, and its caller would see no exit code.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(words: list[str]) -> int:

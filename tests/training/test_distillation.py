@@ -133,7 +133,7 @@ def test_unlabelled_clips_teach_by_the_teacher_alone(tiny, teacher):
     alone = collate([data.training()[key] for key in keys[:2][::-1]])
     model.backbone.eval()  # so that clips do not change each other's features
     named, plain = task(model, batch, 0.0), task.detection(model, alone, 0.0)
-    assert float(named["box_l1"]) == pytest.approx(plain["box_l1"].item(), rel=1e-4)
+    assert named["box_l1"].item() == pytest.approx(plain["box_l1"].item(), rel=1e-4)
     assert named["distill_detections"].item() > 0
 
 
