@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sonodetr.config import load_config
+from sonodetr.config_file import load_config
 from sonodetr.model.detr import DETR, Capture
 from sonodetr.model.tensors import Outputs
 from sonodetr.training.run import untrained_model

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from sonodetr.config import Config, dump_config, load_config
+from sonodetr.config import Config
+from sonodetr.config_file import dump_config, load_config
 from sonodetr.model.tensors import Batch
 from sonodetr.training.data import open_data
 from sonodetr.training.distillation import Distillation

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from sonodetr.config import Config, load_config
+from sonodetr.config import Config
+from sonodetr.config_file import load_config
 from sonodetr.evaluation.evaluate import evaluate
 from sonodetr.files import InputError, read_json, write_json
 from sonodetr.training.fit import train

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from sonodetr.config import Config, load_config
+from sonodetr.config import Config
+from sonodetr.config_file import load_config
 from sonodetr.evaluation.evaluate import detect
 from sonodetr.evaluation.matches import Matches, match
 from sonodetr.evaluation.metrics import RECALL_THRESHOLDS, average_precisions, curve

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from sonodetr.config import Config, load_config
+from sonodetr.config import Config
+from sonodetr.config_file import load_config
 from sonodetr.model.tensors import Batch
 from sonodetr.training.data import open_data
 from sonodetr.training.fit import Trainer

@@ -35,7 +35,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a very small model that never learned anything; copy it before a change."""
     import torch
 
-    from sonodetr.config import dump_config, parse_config
+    from sonodetr.config_file import dump_config, parse_config
     from sonodetr.files import write_text
     from sonodetr.model.detr import DETR
     from sonodetr.training.run import RunInfo, provenance, save_info, save_weights

@@ -20,7 +20,7 @@ _PUBLIC = {
     "Predictor": "sonodetr.predictor",
     "Video": "sonodetr.types",
     "load": "sonodetr.predictor",
-    "load_config": "sonodetr.config",
+    "load_config": "sonodetr.config_file",
     "read": "sonodetr.formats",
 }
 __all__ = sorted(_PUBLIC)

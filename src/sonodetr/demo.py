@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from sonodetr import report
-from sonodetr.config import Config, parse_config
+from sonodetr.config import Config
+from sonodetr.config_file import parse_config
 from sonodetr.draw import draw, draw_labels, grid
 from sonodetr.evaluation.evaluate import detect, evaluate
 from sonodetr.formats import open_source, read

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sonodetr.config import Config, parse_config
+from sonodetr.config import Config
+from sonodetr.config_file import parse_config
 from sonodetr.distill.align import LayerPair
 from sonodetr.distill.targets import (
     Alignment,

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from sonodetr.config import Config, dump_config, load_config, parse_config
+from sonodetr.config import Config
+from sonodetr.config_file import dump_config, load_config, parse_config
 from sonodetr.distill.teachers import (
     AttentionShape,
     RunTeacher,

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from sonodetr.config import Config, parse_config
+from sonodetr.config import Config
+from sonodetr.config_file import parse_config
 from sonodetr.data.clips import ClipDataset, collate, labelled_samples
 from sonodetr.evaluation import evaluate as module
 from sonodetr.evaluation.evaluate import detect, evaluate

@@ -9,7 +9,7 @@ import torch
 from processes import Run
 from stills import write_stills
 
-from sonodetr.config import dump_config, parse_config
+from sonodetr.config_file import dump_config, parse_config
 from sonodetr.files import write_text
 from sonodetr.model.detr import DETR
 from sonodetr.training.run import RunInfo, provenance, save_info, save_weights

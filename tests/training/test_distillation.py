@@ -7,7 +7,7 @@ import torch
 from stills import write_stills
 
 from sonodetr.cli import main
-from sonodetr.config import dump_config
+from sonodetr.config_file import dump_config
 from sonodetr.data.clips import collate
 from sonodetr.data.splits import to_json
 from sonodetr.files import InputError, write_json

@@ -11,7 +11,7 @@ import torch
 from processes import contents, count_detections, die_after, keep_state
 from safetensors.torch import load_file
 
-from sonodetr.config import dump_config
+from sonodetr.config_file import dump_config
 
 
 @pytest.fixture

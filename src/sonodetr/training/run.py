@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sonodetr.config import Config, config_from_run, dump_config
+from sonodetr.config import Config
+from sonodetr.config_file import config_from_run, dump_config
 from sonodetr.files import InputError, read_json, whole_file, write_json, write_text
 from sonodetr.model.detr import DETR
 from sonodetr.model.weights import read_safetensors

@@ -9,7 +9,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
-from sonodetr.config import Config, DataConfig, config_from_run
+from sonodetr.config import Config, DataConfig
+from sonodetr.config_file import config_from_run
 from sonodetr.distill.targets import align
 from sonodetr.distill.teachers import Teacher
 from sonodetr.files import InputError, read_json

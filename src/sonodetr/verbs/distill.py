@@ -35,7 +35,7 @@ def distill(
       sonodetr distill configs/needle-student.yaml --teacher RUN distill.memory.weight=1
       sonodetr distill configs/needle-student.yaml --teacher runs/needle-small --resume
     """
-    from sonodetr.config import load_config
+    from sonodetr.config_file import load_config
     from sonodetr.files import InputError
 
     words = [*(overrides or ()), *([f"distill.teacher={json.dumps(teacher)}"] if teacher else [])]

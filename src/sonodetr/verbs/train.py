@@ -38,7 +38,7 @@ def train(
       sonodetr train configs/nerves.yaml train.epochs=10 name=short
       sonodetr train configs/nerves.yaml --resume
     """
-    from sonodetr.config import load_config
+    from sonodetr.config_file import load_config
 
     fit(load_config(config, overrides or ()), out, resume, json_out)
 

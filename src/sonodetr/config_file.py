@@ -1,0 +1,139 @@
+"""YAML in and out: what a run is told, from files, words on the command line, the environment.
+
+A file names only what differs from the defaults; `section.key=value` words come on top. `${NAME}`
+and `${NAME:-default}` in a value are replaced from the environment. Imports no torch.
+"""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from sonodetr.config import Config
+from sonodetr.files import InputError, closest, existing_file
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-4 as text; everybody means the number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply `section.key=value` overrides.
+
+    Raises:
+        InputError: the file cannot be parsed, or a key or value is not allowed; the message names
+            the key, what was given and what is allowed.
+
+    >>> load_config("configs/nerves.yaml", ["train.epochs=3"]).train.epochs  # doctest: +SKIP
+    3
+    """
+    source = existing_file(path)
+    try:
+        values = yaml.load(source.read_text(encoding="utf-8"), _Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" at line {place.line + 1}" if place else ""
+        raise InputError(
+            f"{source}: not valid YAML{where}; compare with the files in configs/"
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError(f"{source}: must hold 'section:' blocks, but is a {type(values).__name__}")
+    for word in overrides:
+        _override(values, word)
+    return parse_config(_expand(values), str(source))
+
+
+def parse_config(values: dict[str, Any], where: str = "config") -> Config:
+    """Check plain values against the fields of `Config`.
+
+    Raises:
+        InputError: a key or a value is not allowed.
+    """
+    try:
+        # Through JSON, so that lists may stand for tuples while "3" may not stand for 3.
+        return Config.model_validate_json(json.dumps(values))
+    except (ValidationError, TypeError) as error:
+        raise InputError(f"{where}: {_explain(error)}") from None
+
+
+def dump_config(config: Config) -> str:
+    """The config as YAML with every field written out; `load_config` reads it back unchanged."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+def _override(values: dict[str, Any], word: str) -> None:
+    key, equals, text = word.partition("=")
+    if not equals:
+        raise InputError(
+            f"{word!r} is not an override; write section.key=value, as in train.epochs=10"
+        )
+    *sections, last = key.split(".")
+    place = values
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise InputError(f"{word!r}: {section!r} is a value, not a section")
+    try:
+        place[last] = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise InputError(f"{word!r}: the value cannot be read; quote it") from None
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item) for item in value]
+    return _VARIABLE.sub(_environment, value) if isinstance(value, str) else value
+
+
+def _environment(match: re.Match[str]) -> str:
+    name, default = match.groups()
+    value = os.environ.get(name) or default
+    if value is None:
+        raise InputError(
+            f"the config needs the environment variable {name}; set it: export {name}=FOLDER"
+        )
+    return value
+
+
+def _explain(error: ValidationError | TypeError) -> str:
+    if not isinstance(error, ValidationError):
+        return f"a value is not plain YAML ({error})"
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in path[:-1]:
+            section = section.model_fields[part].annotation
+        return f"unknown key {key!r}; {closest(path[-1], section.model_fields)}"
+    if first["type"] == "value_error":  # of a section's own validator, which says it all
+        return f"{key + ': ' if key else ''}{first['ctx']['error']}"
+    given = first["input"]
+    return f"{key + ': ' if key else ''}{given!r} is not allowed; {first['msg']}"
+
+
+def config_from_run(folder: str | os.PathLike[str]) -> Config:
+    """The config of a finished or interrupted run folder.
+
+    Raises:
+        InputError: the folder holds no `config.yaml`.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"{folder}: is not a run folder, it has no config.yaml")
+    return load_config(path)
