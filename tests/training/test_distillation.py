@@ -147,7 +147,8 @@ def test_shuffled_teacher_shows_maps_of_other_clips(tiny, teacher):
         task, model, data = task_of(config)
         batch = collate([data.training()[0, index] for index in range(3)])
         outputs = model.eval()(batch.images, task.alignment.student_capture)
-        found[shuffle] = float(task.distances(outputs, task.targets(batch), batch)["encoder"])
+        distances = task.distances(outputs, task.targets(batch), batch)
+        found[shuffle] = distances["encoder"].item()
     assert found[False] == pytest.approx(0, abs=1e-6)
     assert found[True] > 1e-4
 
