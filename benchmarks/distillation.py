@@ -1,7 +1,7 @@
 """Does distillation pay? Students with and without teachers on needle-small, tuned and repeated.
 
     python benchmarks/distillation.py                     # train what is missing, then report
-    python benchmarks/distillation.py --list              # what is done and what is left
+    python benchmarks/distillation.py --list              # validation AP through each training
     python benchmarks/distillation.py --report docs/results
 
 The teachers are those of configs/needle-small.yaml and needle-3d.yaml; the plain student, its
@@ -43,7 +43,7 @@ QUERIES = {
 }
 TEACHERS = {"2D": "runs/needle-small", "3D": "runs/needle-3d"}
 RATES = ("3.5e-4", "7e-4", "1e-3", "1.4e-3")
-WEIGHTS = ("1", "3", "10", "30")
+WEIGHTS = ("3", "10", "30", "100")
 OF_DETECTIONS = ("0.1", "0.3", "1", "3")
 
 
@@ -339,8 +339,8 @@ def main() -> int:
     try:
         if options.list:
             for path in sorted(options.out.glob("*/last.safetensors")):
-                ap = read_info(path.parent).validation["ap"] or 0.0
-                print(f"{ap:.3f}  {path.parent.name}")
+                through = "  ".join(f"{ap:.3f}" for _, ap in curve(path.parent))
+                print(f"{through}  {path.parent.name}")
             for run in experiment.ready():
                 print(f"ready  {run.name}")
             return 0
