@@ -86,8 +86,8 @@ class TargetCache:
     >>> folder = tempfile.TemporaryDirectory()
     >>> cache = TargetCache.open(Path(folder.name) / "cache", key, 3, 1, {"memory": (2,)})
     >>> with cache.filling():
-    ...     cache.write(0, [2], {"memory": torch.tensor([[0.5, 0.25]])})
-    >>> cache.missing(), cache.read(0, [2])
+    ...     cache.write([(0, 2)], {"memory": torch.tensor([[0.5, 0.25]])})
+    >>> cache.missing(), cache.read([(0, 2)])
     ([(0, 0), (0, 1)], {'memory': tensor([[0.5000, 0.2500]])})
     """
 

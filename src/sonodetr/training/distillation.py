@@ -31,7 +31,7 @@ _HELD_OUT = 64
 def weight_at(term: LossTermConfig, done: float) -> float:
     """Weight of a loss when a share `done` of the training is over.
 
-    >>> [weight_at(LossTermConfig(weight=2.0, until=0.5), done) for done in (0, 0.25, 0.5, 1)]
+    >>> [weight_at(LossTermConfig(weight=2.0, until=0.5), done) for done in (0.0, 0.25, 0.5, 1.0)]
     [2.0, 1.0, 0.0, 0.0]
     """
     return term.weight * max(0.0, 1 - done / term.until) if term.until else term.weight
