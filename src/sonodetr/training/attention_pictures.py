@@ -32,6 +32,8 @@ def draw_attention(task: Distillation, examples: list[tuple[Batch, Targets]]) ->
     name, tokens = names[-1], task.alignment.grid
     rows: list[Picture] = []
     for batch, targets in examples:
+        if len(rows) == 3 * _CLIPS:
+            break
         student = task.maps(batch, targets)[name].mean(1)
         teacher = targets[name].mean(1)
         for clip, target in enumerate(batch.targets):

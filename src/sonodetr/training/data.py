@@ -139,8 +139,12 @@ class Data:
         """Keys of the validation batches of process `rank`: every clip once, in one of them."""
         size = self.config.train.batch_size
         keys = [(0, index) for index in range(rank, len(self.split.validation), processes)]
-        for start in range(0, len(keys), size):
-            yield keys[start : start + size]
+        yield from in_batches(keys, size)
+
+
+def in_batches(keys: list[Key], size: int) -> list[list[Key]]:
+    """The keys in order, `size` at a time; the last ones may be fewer."""
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
 def open_data(config: Config) -> Data:

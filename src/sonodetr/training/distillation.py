@@ -24,9 +24,6 @@ from sonodetr.model.detr import DETR, Guide
 from sonodetr.model.tensors import Batch, Outputs
 from sonodetr.training.tasks import Detection
 
-# Validation clips on which student and teacher are compared; more would only take longer.
-_HELD_OUT = 64
-
 
 def weight_at(term: LossTermConfig, done: float) -> float:
     """Weight of a loss when a share `done` of the training is over.

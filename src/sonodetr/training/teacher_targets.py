@@ -11,7 +11,7 @@ from sonodetr.distill.cache import CacheKey, TargetCache, data_fingerprint, size
 from sonodetr.distill.targets import Targets
 from sonodetr.model.tensors import Batch
 from sonodetr.progress import progress_bar
-from sonodetr.training.data import Data, load_batches
+from sonodetr.training.data import Data, in_batches, load_batches
 from sonodetr.training.distillation import Distillation, places_of
 
 # Validation clips on which student and teacher are compared; more would only take longer.
@@ -22,11 +22,7 @@ def held_out_examples(data: Data, task: Distillation) -> list[tuple[Batch, Targe
     """Validation clips, spread evenly, with what the teacher says about them."""
     count = len(data.split.validation)
     chosen = np.unique(np.linspace(0, count - 1, min(count, _HELD_OUT), dtype=int)).tolist()
-    size = data.config.train.batch_size
-    order = [
-        [(0, index) for index in chosen[start : start + size]]
-        for start in range(0, len(chosen), size)
-    ]
+    order = in_batches([(0, index) for index in chosen], data.config.train.batch_size)
     device = task.detection.accelerator.device
     batches = load_batches(data.validation(task.clip), order, 0)
     return [(batch, task.ask(batch)) for batch in (batch.to(device) for batch in batches)]
@@ -60,10 +56,10 @@ def filled_cache(data: Data, task: Distillation) -> TargetCache:
         f"take {size_bytes(samples, views, shapes) / 1e9:.2f} GB",
         file=sys.stderr,
     )
-    device, size = task.detection.accelerator.device, config.train.batch_size
+    device = task.detection.accelerator.device
     with cache.filling():  # another run may have been first
         missing = cache.missing()
-        order = [missing[start : start + size] for start in range(0, len(missing), size)]
+        order = in_batches(missing, config.train.batch_size)
         with progress_bar("ask the teacher", len(missing), "clips") as advance:
             for batch in load_batches(clips, order, config.train.workers):
                 batch = batch.to(device)
