@@ -82,8 +82,11 @@ def test_block_by_hand() -> None:
 class Cells(nn.Module):
     """Features that are the mean of their cell."""
 
-    def forward(self, frames: Tensor, time: int) -> Tensor:
+    def see(self, frames: Tensor, time: int) -> Tensor:
         return functional.avg_pool2d(frames, 16)
+
+    def join(self, features: Tensor, time: int) -> Tensor:
+        return features
 
 
 def test_tokens_are_in_order_time_slowest_and_width_fastest() -> None:

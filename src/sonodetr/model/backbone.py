@@ -45,6 +45,7 @@ class Backbone(nn.Module):
     Attributes:
         channels: of the output map.
         stride: as given.
+        factorised: frames meet within the network.
 
     >>> backbone = build_backbone(BackboneConfig(width=16), in_channels=1)
     >>> backbone.channels, backbone(torch.rand(2, 1, 96, 64)).shape
@@ -68,6 +69,7 @@ class Backbone(nn.Module):
         self.network = network
         self.channels = channels[0]
         self.stride = stride
+        self.factorised = temporal == "factorised"
         self.top_down = nn.ModuleList(
             nn.Conv2d(deep, shallow, 1) for shallow, deep in itertools.pairwise(channels)
         )
@@ -92,6 +94,12 @@ class Backbone(nn.Module):
             images: values in 0..1, clip by clip, within a clip the oldest frame first.
             time: frames a clip.
         """
+        return self.join(self.see(images, time), time)
+
+    def see(
+        self, images: Float[Tensor, "frames in_channels height width"], time: int = 1
+    ) -> Float[Tensor, "frames channels h w"]:
+        """The part of `forward` that, unless `factorised`, sees each frame alone."""
         # Grey images broadcast to the three channels of a network that was trained on colour.
         images = (images - self.mean) / self.std
         if self.stages is None:
@@ -104,7 +112,13 @@ class Backbone(nn.Module):
         for project in reversed(self.top_down):
             shallow = maps.pop()
             fused = shallow + functional.interpolate(project(fused), size=shallow.shape[-2:])
-        return fused if self.mixing is None else self.mixing(fused, time)
+        return fused
+
+    def join(
+        self, features: Float[Tensor, "frames channels h w"], time: int
+    ) -> Float[Tensor, "frames channels h w"]:
+        """The rest of `forward`: frames meet, where `temporal` is "mixing"."""
+        return features if self.mixing is None else self.mixing(features, time)
 
 
 def build_backbone(config: BackboneConfig, in_channels: int) -> Backbone:

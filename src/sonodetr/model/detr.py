@@ -189,11 +189,17 @@ class DETR(nn.Module):
 
         A token knows its own frame and, where the backbone has blocks over time, earlier ones.
         """
-        batch, _, time = images.shape[:3]
+        time = images.shape[2]
         frames = images.transpose(1, 2).flatten(0, 1)  # [batch x time, channels, height, width]
-        features = self.projection(self.backbone(frames, time))
+        return self.tokens(self.backbone.see(frames, time), time)
+
+    def tokens(
+        self, features: Float[Tensor, "frames channels height width"], time: int
+    ) -> tuple[Float[Tensor, "batch tokens dim"], Grid]:
+        """The rest of `embed`, after `Backbone.see`: live use sees each frame only once."""
+        features = self.projection(self.backbone.join(features, time))
         grid = Grid(time, *features.shape[-2:])
-        tokens = features.flatten(2).transpose(1, 2).reshape(batch, -1, features.shape[1])
+        tokens = features.flatten(2).transpose(1, 2).reshape(-1, math.prod(grid), features.shape[1])
         return (self.token_norm(tokens) if self.anchored else tokens), grid
 
     def _decode_learned(
