@@ -103,6 +103,8 @@ class DETR(nn.Module):
         self.class_head = nn.Linear(dim, outputs)
         self.box_head = Perceptron(dim, dim, dim, 4)
         self.point_head = Perceptron(dim, dim, 4) if config.points else None
+        # Also answers of the proposals and of every layer: losses want them, an export does not.
+        self.auxiliary = True
         # What a teacher's losses need beside the model; never saved with its weights.
         self.training_only = nn.ModuleDict()
         self._initialise()
@@ -159,8 +161,10 @@ class DETR(nn.Module):
             anchors = (logit(cells) + self.box_head(proposed)).sigmoid()
             queries = queries + proposed
             own = decode(queries, anchors, memory, groups, capture)
-            features = torch.cat((proposed[None], own.features))
-            boxes = torch.cat((anchors[None], own.boxes_cxcywh))
+            features, boxes = own.features, own.boxes_cxcywh
+            if self.auxiliary:
+                features = torch.cat((proposed[None], features))
+                boxes = torch.cat((anchors[None], boxes))
         else:
             queries = queries.expand(len(tokens), -1, -1)
             own = decode(queries, None, memory, groups, capture)
@@ -230,7 +234,7 @@ class DETR(nn.Module):
             _keep(decoder_maps, number, looked_around)
             _keep(cross_maps, number, looked_at)
             features.append(content)
-        stacked = self.decoder_norm(torch.stack(features))
+        stacked = self.decoder_norm(torch.stack(features if self.auxiliary else features[-1:]))
         return _Decoded(stacked, self.box_head(stacked).sigmoid(), decoder_maps, cross_maps)
 
     def _decode_anchors(
@@ -267,6 +271,8 @@ class DETR(nn.Module):
             features.append(self.decoder_norm(content))
             anchors = (logit(anchors) + self.refinements[number](features[-1])).sigmoid()
             boxes.append(anchors)
+        if not self.auxiliary:
+            features, boxes = features[-1:], boxes[-1:]
         return _Decoded(torch.stack(features), torch.stack(boxes), decoder_maps, cross_maps)
 
     def _propose(

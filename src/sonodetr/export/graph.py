@@ -1,0 +1,163 @@
+"""A trained detector as the modules that are exported: preprocessing and decoding inside, nothing
+of the training left, one clip without a batch axis, every shape fixed."""
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from sonodetr.model.backbone import Backbone
+from sonodetr.model.decode import decode
+from sonodetr.model.detr import DETR, Capture
+from sonodetr.model.tensors import Outputs
+
+ANSWERS = ("scores", "classes", "boxes_cxcywh", "points")
+# The same of every query, before the best are chosen: what the comparison with torch looks at.
+EVERYTHING = ("all_scores", "all_boxes_cxcywh", "all_points")
+
+
+class Graph(NamedTuple):
+    """What is exported into one file: `module(example)` gives tensors named `outputs`."""
+
+    module: nn.Module
+    input: str
+    example: Tensor
+    outputs: tuple[str, ...]
+
+
+class Head(nn.Module):
+    """From features of a clip to its detections: `ANSWERS`, then `EVERYTHING`."""
+
+    def __init__(self, model: DETR, time: int) -> None:
+        super().__init__()
+        self.model, self.time = model, time
+
+    def forward(self, features: Float[Tensor, "time channels h w"]) -> tuple[Tensor, ...]:
+        """Returns the best detections, best first, and then those of all queries."""
+        outputs = self.model.detect(*self.model.tokens(features, self.time), Capture())
+        classification = self.model.config.classification
+        best = decode(outputs, classification)
+        found = (best.scores[0], best.classes[0], best.boxes_cxcywh[0])
+        points = () if best.points is None else (best.points[0],)
+        return *found, *points, *everything(outputs, classification)
+
+
+class Detect(nn.Module):
+    """From the pictures of a clip to its detections."""
+
+    def __init__(self, model: DETR, time: int) -> None:
+        super().__init__()
+        self.backbone, self.head = model.backbone, Head(model, time)
+
+    def forward(
+        self, pictures: UInt8[Tensor, "time height width channels"]
+    ) -> tuple[Tensor, ...]:
+        """Returns what `Head` does."""
+        images = pictures.permute(0, 3, 1, 2).float()
+        return self.head(self.backbone.see(images, self.head.time))
+
+
+class FrameFeatures(nn.Module):
+    """From one picture to what `Head` wants to know of it."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(
+        self, picture: UInt8[Tensor, "height width channels"]
+    ) -> Float[Tensor, "features h w"]:
+        """Returns the features of the picture, before frames meet."""
+        return self.backbone.see(picture.permute(2, 0, 1)[None].float())[0]
+
+
+def everything(outputs: Outputs, classification: str) -> tuple[Tensor, ...]:
+    """Scores `[queries, classes]`, boxes `[queries, 4]` and, where the model has them, points
+    `[queries, 2, 2]` of the last layer, before the best are chosen."""
+    logits = outputs.logits[-1, 0]
+    scores = logits.sigmoid() if classification == "focal" else logits.softmax(-1)[:, :-1]
+    points = () if outputs.points is None else (outputs.points[-1, 0],)
+    return scores, outputs.boxes_cxcywh[-1, 0], *points
+
+
+def graphs_of(model: DETR, image_size: tuple[int, int], channels: int, time: int) -> dict[str, Graph]:
+    """The graphs that a model is exported as; the model itself is left as it is.
+
+    A model of clips whose backbone sees each frame alone becomes two graphs, so that live use
+    computes the features of a frame once.
+
+    Args:
+        image_size: height and width in pixels that the model sees.
+        channels: 1 or 3, of the pictures.
+        time: frames a clip.
+    """
+    model = copy.deepcopy(model).eval()
+    model.auxiliary = False
+    model.training_only = nn.ModuleDict()
+    images = torch.zeros(time, channels, *image_size)
+    program = torch.export.export(model.backbone, (images, time))
+    _fold_batch_norms(model.backbone, program)
+    _take_bytes(model.backbone, program)
+    points = () if model.point_head is None else ("points",)
+    outputs = tuple(name for name in (*ANSWERS, *EVERYTHING) if points or "points" not in name)
+    pictures = torch.zeros(time, *image_size, channels, dtype=torch.uint8)
+    if time == 1 or model.backbone.factorised:
+        return {"detect": Graph(Detect(model, time), "pictures", pictures, outputs)}
+    frame = FrameFeatures(model.backbone)
+    features = torch.zeros(time, *frame(pictures[0]).shape)
+    return {
+        "frame": Graph(frame, "picture", pictures[0], ("features",)),
+        "clip": Graph(Head(model, time), "features", features, outputs),
+    }
+
+
+@torch.no_grad()
+def _fold_batch_norms(backbone: Backbone, program: ExportedProgram) -> None:
+    """Let every convolution do the batch norm that alone reads its output; others stay.
+
+    Which belongs to which is seen in the traced graph, so it does not matter how a network names
+    and nests its layers.
+    """
+    names = program.graph_signature.inputs_to_parameters
+    for norm in _calls(program, torch.ops.aten.batch_norm.default):
+        source = norm.args[0]
+        if source.target is not torch.ops.aten.conv2d.default or len(source.users) > 1:
+            continue
+        weights = source.args[1], norm.args[1]
+        if any(weight is None or len(weight.users) > 1 for weight in weights):
+            continue
+        convolution, batch_norm = (names[weight.name].removesuffix(".weight") for weight in weights)
+        fused = fuse_conv_bn_eval(
+            backbone.get_submodule(convolution), backbone.get_submodule(batch_norm)
+        )
+        backbone.set_submodule(convolution, fused)
+        backbone.set_submodule(batch_norm, nn.Identity())
+
+
+@torch.no_grad()
+def _take_bytes(backbone: Backbone, program: ExportedProgram) -> None:
+    """Let the backbone take images in 0..255 instead of 0..1.
+
+    Where nothing is subtracted, the first convolution also does the division: what it pads with is
+    0 before and after. Otherwise it would have to pad with the mean, so the normalisation stays.
+    """
+    backbone.mean *= 255
+    backbone.std *= 255
+    first = [
+        node
+        for node in _calls(program, torch.ops.aten.conv2d.default)
+        if node.args[0].target is torch.ops.aten.div.Tensor
+    ]
+    if backbone.mean.any() or len(first) != 1:
+        return
+    name = program.graph_signature.inputs_to_parameters[first[0].args[1].name]
+    backbone.get_parameter(name).div_(backbone.std)
+    backbone.std.fill_(1)
+
+
+def _calls(program: ExportedProgram, operator: Any) -> list[Any]:
+    return program.graph.find_nodes(op="call_function", target=operator)
