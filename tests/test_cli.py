@@ -360,4 +360,5 @@ def test_a_bug_shows_itself(monkeypatch, error):
 
 
 def test_packages_of_extras_are_named_once():
-    assert set(cli._EXTRAS.values()) <= {"train", "dicom", "huggingface", "supervision"}
+    extras = {"train", "dicom", "huggingface", "supervision", "onnx", "openvino", "export"}
+    assert set(cli._EXTRAS.values()) == extras

@@ -34,7 +34,7 @@ def test_public_names(predictor):
     assert predictor.class_names == ("nerve", "vessel")
     assert predictor.threshold == 0.01
     assert predictor.image_size == (64, 96)
-    assert predictor.config.model.num_queries == 7
+    assert predictor.interface.channels == 1
 
 
 def test_equals_the_model_by_hand(predictor):
@@ -42,7 +42,7 @@ def test_equals_the_model_by_hand(predictor):
     pixels = noise(64, 96)
     (found,) = predictor.predict([pixels], threshold=0.0)
     with torch.no_grad():
-        outputs = predictor._model(torch.from_numpy(pixels)[None, None, None] / 255)
+        outputs = predictor.engine.model(torch.from_numpy(pixels)[None, None, None] / 255)
     scores = outputs.logits[-1, 0].sigmoid()
     best, place = scores.flatten().sort(descending=True)
     np.testing.assert_allclose(found.scores, best, rtol=1e-5)

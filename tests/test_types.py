@@ -3,7 +3,15 @@ import json
 import numpy as np
 import pytest
 
-from sonodetr.types import Detections, Labels, Region, Spacing, Video, frames_of
+from sonodetr.types import (
+    Detections,
+    Labels,
+    Region,
+    Spacing,
+    Video,
+    clip_indices,
+    frames_of,
+)
 
 
 def detections(**changes):
@@ -107,3 +115,9 @@ def test_as_supervision():
     assert other.data["class_name"].tolist() == ["vessel", "nerve", "vessel"]
     assert other.tracker_id.tolist() == [3, 4, 5]
     np.testing.assert_array_equal(other.xyxy, detections().boxes_xyxy_px)
+
+
+def test_clips_never_look_ahead_and_repeat_the_first_frame():
+    assert clip_indices(13, clip_frames=3, clip_step=5) == [3, 8, 13]
+    assert clip_indices(3, clip_frames=4, clip_step=2) == [0, 0, 1, 3]
+    assert clip_indices(7, clip_frames=1, clip_step=1) == [7]

@@ -42,6 +42,11 @@ _EXTRAS = {
     "pylibjpeg": "dicom",
     "rle": "dicom",
     "supervision": "supervision",
+    "nncf": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
     "transformers": "huggingface",
 }
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)

@@ -106,6 +106,8 @@ def read_contract(folder: str | os.PathLike[str]) -> Contract:
             )
         if isinstance(values[name], list):
             values[name] = tuple(values[name])
+        if hint is float:
+            values[name] = float(values[name])  # JSON knows no difference between 1 and 1.0
     contract = Contract(**values)
     if problem := _impossible(contract):
         raise InputError(f"{path}: {problem}; export the model again")

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
 
+from sonodetr.shapes import UInt8
 from sonodetr.types import Detections, Frame, Labels, Pixels, Region
 
 Picture = UInt8[np.ndarray, "height width 3"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64
 
-from sonodetr.types import Region
+from sonodetr.shapes import Float32, Float64
+from sonodetr.types import Answer, Detections, Region
 
 
 def cxcywh_from_xyxy(boxes: Any) -> Any:
@@ -123,6 +123,48 @@ class Letterbox:
     def to_frame(self, points: np.ndarray) -> np.ndarray:
         """`[..., 2]` x, y in input pixels -> x, y in frame pixels; undoes `to_input`."""
         return (points - (self.left, self.top)) / self.scale + (self.x0, self.y0)
+
+
+def detections_in_frame(
+    answer: Answer,
+    letterbox: Letterbox,
+    image_size: tuple[int, int],
+    class_names: tuple[str, ...],
+    **where: Any,
+) -> Detections:
+    """An answer as detections in the frame, none left out by score.
+
+    Args:
+        letterbox: the one that made the model's input.
+        image_size: height and width of that input in pixels.
+        where: what `Detections` is to know of the frame: its index, time, spacing.
+
+    >>> answer = Answer(np.float32([0.9]), np.int64([0]), np.float32([[0.5, 0.5, 0.25, 0.5]]))
+    >>> letterbox = Letterbox.fit(Region(0, 0, 200, 100), 64, 64)  # bars above and below
+    >>> detections_in_frame(answer, letterbox, (64, 64), ("nerve",)).boxes_xyxy_px
+    array([[ 75.,   0., 125., 100.]], dtype=float32)
+    """
+    size = (image_size[1], image_size[0])
+    corners = xyxy_from_cxcywh(answer.boxes_cxcywh).reshape(-1, 2, 2)
+    points = answer.points
+    return Detections(
+        _in_frame(corners, letterbox, size).reshape(-1, 4),
+        answer.scores,
+        answer.classes,
+        class_names,
+        None if points is None else _in_frame(points, letterbox, size),
+        **where,
+    )
+
+
+def _in_frame(
+    points: Float32[np.ndarray, "n 2 2"], letterbox: Letterbox, size: tuple[int, int]
+) -> Float32[np.ndarray, "n 2 2"]:
+    """Points in 0..1 of the input as pixels of the frame, none beyond the picture's edges: the
+    letterbox's black bars are in the model's view, but not in the picture."""
+    border = np.array((letterbox.left, letterbox.top))
+    inside = (points * size).clip(border, size - border)
+    return letterbox.to_frame(inside).astype(np.float32)
 
 
 def apply_affine(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

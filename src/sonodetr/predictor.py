@@ -1,4 +1,7 @@
-"""One `predict` over every kind of model and every kind of source."""
+"""One `predict` over every kind of model and every kind of source.
+
+Imports no torch: an exported model runs without it.
+"""
 
 import itertools
 import os
@@ -9,21 +12,24 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
 
-from sonodetr.config import Config
-from sonodetr.data.clips import clip_indices
+from sonodetr.contract import CONTRACT, Interface, read_contract
 from sonodetr.data.region import find_region, region_of
 from sonodetr.data.warp import warp_frame
+from sonodetr.engines import Engine, open_engine
 from sonodetr.files import InputError
 from sonodetr.formats import open_source
-from sonodetr.geometry import Letterbox
-from sonodetr.model.decode import detections_of
-from sonodetr.model.detr import DETR
-from sonodetr.model.tensors import Source
-from sonodetr.training.run import RunInfo, load_run
-from sonodetr.types import Detections, Frame, Pixels, Region, Spacing, Video, frames_of
+from sonodetr.geometry import Letterbox, detections_in_frame
+from sonodetr.types import (
+    Detections,
+    Frame,
+    Pixels,
+    Region,
+    Spacing,
+    Video,
+    clip_indices,
+    frames_of,
+)
 
 RegionChoice = Literal["auto", "full"] | Region
 
@@ -32,14 +38,15 @@ class Seen(NamedTuple):
     """A frame as the model sees it; small enough to keep the last ones of a live source.
 
     Attributes:
-        picture: its ultrasound picture, as large as it fits; black where that does not reach.
-        source: its number, and the way back to its pixels.
-        time_s: as of the frame.
-        spacing_mm: as of the frame.
+        kept: its ultrasound picture, as large as it fits, black where that does not reach; or what
+            the engine made of it.
+        letterbox: the way back to its pixels.
+        frame_index, time_s, spacing_mm: as of the frame.
     """
 
-    picture: UInt8[np.ndarray, "height width channels"]
-    source: Source
+    kept: np.ndarray
+    letterbox: Letterbox
+    frame_index: int
     time_s: float
     spacing_mm: Spacing | None
 
@@ -51,16 +58,14 @@ class Predictor:
         class_names: what it can find.
         threshold: score from which on a detection is reported, chosen on validation data.
         image_size: height and width in pixels that the model sees.
-        config: of its training.
+        interface: all that it sees and answers.
     """
 
-    def __init__(self, model: DETR, config: Config, info: RunInfo, device: str = "cpu") -> None:
-        self._device = _device(device)
-        self._model = model.to(self._device).eval()
-        self.config = config
-        self.class_names = info.classes
-        self.threshold = info.threshold
-        self.image_size = config.data.image_size
+    def __init__(self, engine: Engine, interface: Interface) -> None:
+        self.engine, self.interface = engine, interface
+        self.class_names = interface.classes
+        self.threshold = interface.threshold
+        self.image_size = interface.image_size
 
     def predict(
         self,
@@ -100,12 +105,12 @@ class Predictor:
         Raises:
             InputError: a given rectangle does not lie inside the frames.
         """
-        choice = self.config.data.region if region is None else region
+        choice = self.interface.region if region is None else region
         if isinstance(choice, Region):
             return replace(video, region_px=_inside(choice, video.frames.size, video.key))
         if choice == "auto":
             return replace(video, region_px=video.region_px or find_region(video.frames))
-        return replace(video, region_px=region_of(video, choice))
+        return replace(video, region_px=region_of(video, "full"))
 
     def predict_frames(
         self, frames: Iterable[Frame], *, threshold: float | None = None
@@ -121,11 +126,11 @@ class Predictor:
             InputError: a frame is no picture, or its region does not lie inside it.
         """
         least = self.threshold if threshold is None else threshold
-        data = self.config.data
-        seen: deque[Seen] = deque(maxlen=(data.clip_frames - 1) * data.clip_step + 1)
+        frames_a_clip, step = self.interface.clip_frames, self.interface.clip_step
+        seen: deque[Seen] = deque(maxlen=(frames_a_clip - 1) * step + 1)
         for frame in frames:
             seen.append(self.see(frame))
-            clip = [seen[index] for index in clip_indices(len(seen) - 1, data)]
+            clip = [seen[index] for index in clip_indices(len(seen) - 1, frames_a_clip, step)]
             yield self.detect(clip).above(least)
 
     def see(self, frame: Frame) -> Seen:
@@ -140,52 +145,66 @@ class Predictor:
         region = _inside(region, (height, width), f"frame {frame.index}")
         letterbox = Letterbox.fit(region, *self.image_size)
         picture = warp_frame(
-            frame.pixels, region, letterbox.matrix(), self.image_size, self.config.data.channels
+            frame.pixels, region, letterbox.matrix(), self.image_size, self.interface.channels
         )
-        source = Source("", frame.index, letterbox)
-        return Seen(picture, source, frame.time_s, frame.spacing_mm)
+        kept = self.engine.see(picture)
+        return Seen(kept, letterbox, frame.index, frame.time_s, frame.spacing_mm)
 
-    @torch.inference_mode()
     def detect(self, clip: Sequence[Seen]) -> Detections:
         """Everything found in the last frame of a clip, whatever its score.
 
         Args:
-            clip: the frames that `data.clips.clip_indices` names, oldest first.
+            clip: the frames that `types.clip_indices` names, oldest first.
         """
-        pictures = np.stack([seen.picture for seen in clip])
-        # [time, height, width, channels] -> [batch, channels, time, height, width]
-        images = torch.from_numpy(pictures).to(self._device).permute(3, 0, 1, 2)[None].float() / 255
-        (found,) = detections_of(
-            self._model(images),
-            [clip[-1].source],
+        last = clip[-1]
+        return detections_in_frame(
+            self.engine.detect([seen.kept for seen in clip]),
+            last.letterbox,
             self.image_size,
             self.class_names,
-            self._model.config.classification,
+            frame_index=last.frame_index,
+            time_s=last.time_s,
+            spacing_mm=last.spacing_mm,
         )
-        return replace(found, time_s=clip[-1].time_s, spacing_mm=clip[-1].spacing_mm)
 
 
 def load(model: str | os.PathLike[str], *, device: str = "cpu", threads: int = 0) -> Predictor:
     """Open a trained model.
 
     Args:
-        model: a run folder.
-        device: as torch names it, "cpu" or "cuda".
+        model: a run folder, or an exported folder.
+        device: as torch names it, "cpu" or "cuda"; exported models run on the CPU.
         threads: processor threads; 0 leaves it to the runtime.
 
     Raises:
-        InputError: the folder holds no usable model, or the device is not there.
+        InputError: the folder holds no usable model, its files are not those of its contract, or
+            the device is not there.
+        ModuleNotFoundError: its runtime is not installed.
     """
     folder = Path(model)
     if not folder.is_dir():
         found = "is a file, not a run folder" if folder.exists() else "no such run folder"
         raise InputError(
             f"{folder}: {found}; give the folder that `sonodetr train` wrote, with config.yaml, "
-            "run.json and model.safetensors (pickled checkpoints are not opened)"
+            "run.json and model.safetensors, or one that `sonodetr export` wrote (pickled "
+            "checkpoints are not opened)"
         )
-    if threads:
-        torch.set_num_threads(threads)
-    return Predictor(*load_run(folder), device)
+    if (folder / CONTRACT).is_file():
+        if device != "cpu":
+            raise InputError(
+                f"{folder}: an exported model runs on the CPU, not on {device!r}; use 'cpu', or "
+                "the run folder it came from"
+            )
+        contract = read_contract(folder)
+        return Predictor(open_engine(contract, folder, threads), contract)
+    if not (folder / "config.yaml").is_file():
+        raise InputError(
+            f"{folder}: has no config.yaml, as a run folder has, and no {CONTRACT}, as an exported "
+            "folder has; give the folder that `sonodetr train` or `sonodetr export` wrote"
+        )
+    from sonodetr.engines.torch import open_run
+
+    return Predictor(*open_run(folder, device, threads))
 
 
 def _as_frame(item: Frame | Pixels, index: int) -> Frame:
@@ -209,13 +228,3 @@ def _inside(region: Region, size: tuple[int, int], where: str) -> Region:
             f"{height} pixels; give x0,y0,x1,y1 with x0 < x1 <= {width} and y0 < y1 <= {height}"
         )
     return region
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used ({reason}); use 'cpu'") from None
-    return device

@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt8
+
+from sonodetr.shapes import Bool, Float32, Int64, UInt8
 
 # Parts of a data set, as folders, keys of recordings and splits name them.
 PARTS = ("train", "validation", "test")
@@ -165,6 +166,32 @@ def frame_at(video: Video, index: int) -> Frame:
 def frames_of(video: Video) -> Iterator[Frame]:
     """The frames of a recording in order."""
     return (frame_at(video, index) for index in range(len(video)))
+
+
+def clip_indices(frame_index: int, clip_frames: int, clip_step: int) -> list[int]:
+    """Frames of the clip that ends at `frame_index`, oldest first; the first frame is repeated.
+
+    >>> clip_indices(3, clip_frames=4, clip_step=2)
+    [0, 0, 1, 3]
+    """
+    steps = range(clip_frames - 1, -1, -1)
+    return [max(0, frame_index - step * clip_step) for step in steps]
+
+
+class Answer(NamedTuple):
+    """What a model says of one clip, normalised to its input; `geometry` puts it into the frame.
+
+    Attributes:
+        scores: in 0..1, never increasing.
+        classes: class numbers.
+        boxes_cxcywh: centre and size in 0..1 of the input.
+        points: x, y of tip and entry in 0..1 of the input; None for a model without points.
+    """
+
+    scores: Float32[np.ndarray, " n"]
+    classes: Int64[np.ndarray, " n"]
+    boxes_cxcywh: Float32[np.ndarray, "n 4"]
+    points: Float32[np.ndarray, "n 2 2"] | None = None
 
 
 @dataclass(frozen=True)

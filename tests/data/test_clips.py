@@ -10,7 +10,6 @@ from sonodetr.config import DataConfig
 from sonodetr.data.clips import (
     ClipDataset,
     EpochBatches,
-    clip_indices,
     collate,
     labelled_samples,
 )
@@ -44,7 +43,6 @@ def test_clip_ends_at_the_labelled_frame_and_never_sees_the_future() -> None:
     assert dataset[2].image.shape == (1, 3, H, W)
     assert dataset[2].image[0, :, 0, 0].tolist() == [16, 18, 20]
     assert dataset[0].image[0, :, 0, 0].tolist() == [10, 10, 10]
-    assert clip_indices(3, DataConfig(clip_frames=4, clip_step=2)) == [0, 0, 1, 3]
 
 
 def test_targets_are_normalised_and_without_crowd() -> None:

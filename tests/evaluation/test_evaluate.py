@@ -8,7 +8,7 @@ import pytest
 from made_up import CLASSES, detected, video
 from rich.console import Console
 
-from sonodetr.config import Config
+from sonodetr.contract import Interface
 from sonodetr.evaluation import evaluate as module
 from sonodetr.evaluation.evaluate import evaluate
 from sonodetr.evaluation.tables import print_evaluation
@@ -51,7 +51,7 @@ class Oracle(Predictor):
 
     class_names = ("vessel", "nerve")  # not in the data's order
     threshold = 0.6
-    config = Config()
+    interface = Interface((256, 256), 1, 1, 1, "auto", class_names, threshold, points=False)
 
     def __init__(self):
         """There is no network behind it."""

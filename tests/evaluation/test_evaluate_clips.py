@@ -10,6 +10,7 @@ from torch import nn
 from sonodetr.config import Config
 from sonodetr.config_file import parse_config
 from sonodetr.data.clips import ClipDataset, collate, labelled_samples
+from sonodetr.engines.torch import TorchEngine, interface_of
 from sonodetr.evaluation import evaluate as module
 from sonodetr.evaluation.evaluate import detect, evaluate
 from sonodetr.files import InputError
@@ -20,6 +21,7 @@ from sonodetr.training.run import RunInfo
 from sonodetr.types import Frame, Labels, Video, frames_of
 
 CLASSES = ("nerve", "vessel")
+FACTS = RunInfo(classes=CLASSES, threshold=0.01, step=0, validation={}, provenance={})
 
 
 class Counted:
@@ -70,13 +72,17 @@ def clip_predictor(config: Config) -> Predictor:
     for parameter in model.parameters():
         if parameter.dim() == 4 and not parameter.any():
             nn.init.normal_(parameter, std=0.3)
-    facts = RunInfo(classes=CLASSES, threshold=0.01, step=0, validation={}, provenance={})
-    return Predictor(model, config, facts)
+    return Predictor(TorchEngine(model), interface_of(config, FACTS))
 
 
 @pytest.fixture(params=["none", "mixing", "factorised"])
-def predictor(request):
-    return clip_predictor(clip_config(request.param))
+def config(request):
+    return clip_config(request.param)
+
+
+@pytest.fixture
+def predictor(config):
+    return clip_predictor(config)
 
 
 def answers(found):
@@ -90,16 +96,15 @@ def assert_same(first, second):
             np.testing.assert_array_equal(given, expected)
 
 
-def as_trained(predictor, videos):
+def as_trained(predictor, videos, data):
     """What the model finds in the clips that a training shows it."""
-    data = predictor.config.data
     found = {}
     for clip in ClipDataset(videos, labelled_samples(videos), data):
         batch = collate([clip])
         with torch.inference_mode():
-            outputs = predictor._model(batch.images)
+            outputs = predictor.engine.model(batch.images)
         source = batch.sources[0]
-        kind = predictor._model.config.classification
+        kind = predictor.engine.model.config.classification
         (one,) = detections_of(outputs, batch.sources, data.image_size, CLASSES, kind)
         found[source.key, source.frame_index] = one
     return found
@@ -115,11 +120,11 @@ def streamed(predictor, videos):
     }
 
 
-def test_training_evaluation_and_live_source_agree(predictor, videos):
+def test_training_evaluation_and_live_source_agree(predictor, config, videos):
     evaluated = detect(predictor, videos, labelled_samples(videos))
     assert len(evaluated) == 8
     assert evaluated["a", 12].time_s == 12 / 17
-    assert_same(evaluated, as_trained(predictor, videos))
+    assert_same(evaluated, as_trained(predictor, videos, config.data))
     assert_same(evaluated, streamed(predictor, videos))
     some = [(2, 10), (0, 7)]  # in any order, and without the labelled frames before
     assert_same(
@@ -156,8 +161,7 @@ def test_a_live_source_keeps_only_the_last_frames(predictor):
     predictor.see = lambda frame: seen.append(see(frame)) or seen[-1]
     looked_at = []
     predictor.detect = lambda clip: (
-        looked_at.append([one.source.frame_index for one in clip])
-        or Predictor.detect(predictor, clip)
+        looked_at.append([one.frame_index for one in clip]) or Predictor.detect(predictor, clip)
     )
     frames = (Frame(np.full((64, 96), index, np.uint8), index) for index in range(7))
     found = predictor.predict_frames(frames, threshold=0.0)
@@ -179,7 +183,7 @@ def test_frozen_past_is_the_labelled_frame(predictor, videos):
 
 
 def test_shuffled_past():
-    data = clip_config(frames=5, step=3).data
+    data = interface_of(clip_config(frames=5, step=3), FACTS)
     true = [1, 4, 7, 10, 13]
     orders = {tuple(module._clip(13, data, "shuffled", (seed, 7))) for seed in range(211)}
     assert tuple(true) not in orders

@@ -18,7 +18,7 @@ from sonodetr.data.region import region_of
 from sonodetr.data.warp import warp_frame, warp_labels
 from sonodetr.geometry import Letterbox, cxcywh_from_xyxy
 from sonodetr.model.tensors import Batch, Source, Target
-from sonodetr.types import Labels, Region, Video
+from sonodetr.types import Labels, Region, Video, clip_indices
 
 # First word of a random stream's seed: streams of different use never coincide.
 _ORDER_STREAM, _AUGMENT_STREAM = 1, 2
@@ -91,7 +91,7 @@ class ClipDataset(Dataset[Clip]):
         random = np.random.default_rng((_AUGMENT_STREAM, seed, view, index))
         if self.augment:
             matrix = random_geometry(config.augment, config.image_size, random) @ matrix
-        indices = clip_indices(frame_index, config)
+        indices = clip_indices(frame_index, config.clip_frames, config.clip_step)
         pictures = {
             i: warp_frame(video.frames[i], region, matrix, config.image_size, config.channels)
             for i in sorted(set(indices))  # forward, as videos decode fastest
@@ -105,16 +105,6 @@ class ClipDataset(Dataset[Clip]):
             labels = warp_labels(labels, matrix, config.image_size, cropped=self.augment)
             target = target_of(labels, config.image_size)
         return Clip(image, target, Source(video.key, frame_index, letterbox, view, index))
-
-
-def clip_indices(frame_index: int, config: DataConfig) -> list[int]:
-    """Frames of the clip that ends at `frame_index`, oldest first; the first frame is repeated.
-
-    >>> clip_indices(3, DataConfig(clip_frames=4, clip_step=2))
-    [0, 0, 1, 3]
-    """
-    steps = range(config.clip_frames - 1, -1, -1)
-    return [max(0, frame_index - step * config.clip_step) for step in steps]
 
 
 def target_of(labels: Labels, size: tuple[int, int]) -> Target:

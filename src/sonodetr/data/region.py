@@ -10,8 +10,8 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Bool
 
+from sonodetr.shapes import Bool
 from sonodetr.types import Frames, Pixels, Region, Video
 
 Cells = Bool[np.ndarray, "rows columns"]

@@ -5,9 +5,9 @@ Imports no torch: the live process uses it too.
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from sonodetr.geometry import apply_affine, warp_matrix_for_pixels
+from sonodetr.shapes import Float, UInt8
 from sonodetr.types import Labels, Pixels, Region
 
 # Beyond this reduction bilinear sampling skips pixels, and speckle turns into moiré.

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sonodetr.config import DataConfig
-from sonodetr.data.clips import clip_indices, labelled_samples
+from sonodetr.contract import Interface
+from sonodetr.data.clips import labelled_samples
 from sonodetr.data.splits import select
 from sonodetr.evaluation.instruments import Comparison, compare, instrument_figures
 from sonodetr.evaluation.matches import Matches, match
@@ -29,7 +29,7 @@ from sonodetr.formats import read
 from sonodetr.predictor import Predictor, Seen, load
 from sonodetr.progress import progress_bar
 from sonodetr.training.run import provenance
-from sonodetr.types import Detections, Video, frame_at
+from sonodetr.types import Detections, Video, clip_indices, frame_at
 
 RESAMPLES = 1000
 SplitName = Literal["all", "train", "validation", "test"]
@@ -71,7 +71,7 @@ def evaluate(
     """
     videos = read(data_path, images=images, on_bad_label=on_bad_label)
     predictor = load(model)
-    _check_past(past, predictor.config.data.clip_frames)
+    _check_past(past, predictor.interface.clip_frames)
     division = _division(Path(model))
     if split != "all" and division is None:
         raise InputError(f"{model}: stores no division of data (split.json); use split 'all'")
@@ -183,7 +183,7 @@ def detect(
             seeds = (seed, zlib.crc32(video.key.encode()))
             seen: dict[int, Seen] = {}
             for _, frame in places:
-                clip = _clip(frame, predictor.config.data, past, seeds)
+                clip = _clip(frame, predictor.interface, past, seeds)
                 # Clips overlap: what the next ones may need is kept.
                 seen = {number: one for number, one in seen.items() if min(clip) <= number}
                 for number in sorted(set(clip) - seen.keys()):
@@ -194,9 +194,9 @@ def detect(
     return detections
 
 
-def _clip(frame: int, config: DataConfig, past: Past, seeds: tuple[int, ...]) -> list[int]:
+def _clip(frame: int, interface: Interface, past: Past, seeds: tuple[int, ...]) -> list[int]:
     """Numbers of the frames to show, the labelled one last."""
-    *before, now = clip_indices(frame, config)
+    *before, now = clip_indices(frame, interface.clip_frames, interface.clip_step)
     if past == "frozen":
         before = [now] * len(before)
     elif past == "shuffled" and len(set(before)) > 1:

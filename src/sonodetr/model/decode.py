@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from sonodetr.geometry import xyxy_from_cxcywh
+from sonodetr.geometry import detections_in_frame
 from sonodetr.model.tensors import Outputs, Source
-from sonodetr.types import Detections
+from sonodetr.types import Answer, Detections
 
 
 class Decoded(NamedTuple):
@@ -47,6 +46,15 @@ def decode(outputs: Outputs, classification: str, most: int = 100) -> Decoded:
 
 
 @torch.no_grad()
+def answers_of(outputs: Outputs, classification: str) -> list[Answer]:
+    """The same as arrays, one `Answer` a clip; see `decode`."""
+    scores, classes, boxes, points = decode(outputs, classification)
+    columns = [each.cpu().numpy() for each in (scores, classes, boxes)]
+    if points is not None:
+        columns.append(points.cpu().numpy())
+    return [Answer(*row) for row in zip(*columns, strict=True)]
+
+
 def detections_of(
     outputs: Outputs,
     sources: Sequence[Source],
@@ -61,34 +69,9 @@ def detections_of(
         sources: one a clip, with the letterbox that made the model's input.
         image_size: height and width of the model's input in pixels.
     """
-    decoded = decode(outputs, classification)
-    scores, classes = decoded.scores.cpu().numpy(), decoded.classes.cpu().numpy()
-    corners = xyxy_from_cxcywh(decoded.boxes_cxcywh.cpu().numpy())
-    corners = corners.reshape(*scores.shape, 2, 2)
-    points = None if decoded.points is None else decoded.points.cpu().numpy()
-    height, width = image_size
-    found = []
-    for row, source in enumerate(sources):
-        boxes_px = _in_frame(corners[row], source, (width, height)).reshape(-1, 4)
-        points_px = None if points is None else _in_frame(points[row], source, (width, height))
-        found.append(
-            Detections(
-                boxes_px,
-                scores[row],
-                classes[row],
-                class_names,
-                points_px,
-                frame_index=source.frame_index,
-            )
+    return [
+        detections_in_frame(
+            answer, source.letterbox, image_size, class_names, frame_index=source.frame_index
         )
-    return found
-
-
-def _in_frame(
-    points: Float32[np.ndarray, "n 2 2"], source: Source, size: tuple[int, int]
-) -> Float32[np.ndarray, "n 2 2"]:
-    """Points in 0..1 of the input as pixels of the frame, none beyond the picture's edges: the
-    letterbox's black bars are in the model's view, but not in the picture."""
-    border = np.array((source.letterbox.left, source.letterbox.top))
-    inside = (points * size).clip(border, size - border)
-    return source.letterbox.to_frame(inside).astype(np.float32)
+        for answer, source in zip(answers_of(outputs, classification), sources, strict=True)
+    ]

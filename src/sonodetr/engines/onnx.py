@@ -1,0 +1,44 @@
+"""Graphs in ONNX Runtime, on the CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+from sonodetr.engines import Graph
+from sonodetr.files import InputError
+
+
+def open_graph(path: Path, threads: int) -> Graph:
+    """Open a graph; 0 threads leave their number to ONNX Runtime.
+
+    Raises:
+        InputError: this version cannot run the graph.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads that wait for the next frame must not burn the processor meanwhile.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except (  # they have no base of their own
+        errors.Fail,
+        errors.InvalidGraph,
+        errors.InvalidProtobuf,
+        errors.NotImplemented,
+        errors.RuntimeException,
+    ) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path}: ONNX Runtime {onnxruntime.__version__} cannot run it ({reason}); "
+            "install a newer onnxruntime, or export the model again"
+        ) from None
+    (taken,), given = session.get_inputs(), session.get_outputs()
+    names = [each.name for each in given]
+
+    def run(array: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, {taken.name: array}), strict=True))
+
+    shapes = {each.name: tuple(each.shape) for each in (taken, *given)}
+    return Graph({taken.name: shapes.pop(taken.name)}, shapes, run)

@@ -1,0 +1,43 @@
+"""Graphs in OpenVINO, on the CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+
+from sonodetr.engines import Graph
+from sonodetr.files import InputError
+
+
+def open_graph(path: Path, threads: int) -> Graph:
+    """Open a graph; 0 threads leave their number to OpenVINO.
+
+    Raises:
+        InputError: this version cannot run the graph.
+    """
+    options: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        # Without it, processors that have bfloat16 would answer differently.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    try:
+        core = openvino.Core()
+        model = core.compile_model(core.read_model(path), "CPU", options)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1]
+        raise InputError(
+            f"{path}: OpenVINO {openvino.__version__} cannot run it ({reason}); "
+            "install a newer openvino, or export the model again"
+        ) from None
+    request = model.create_infer_request()
+    (taken,), given = model.inputs, model.outputs
+    names = [each.any_name for each in given]
+
+    def run(array: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(names, request.infer([array]).values(), strict=True))
+
+    shapes = {each.any_name: tuple(each.shape) for each in (taken, *given)}
+    return Graph({taken.any_name: shapes.pop(taken.any_name)}, shapes, run)

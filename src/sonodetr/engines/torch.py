@@ -1,0 +1,87 @@
+"""A run folder's model in torch itself, as it was trained."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from sonodetr.config import Config
+from sonodetr.contract import Interface
+from sonodetr.files import InputError
+from sonodetr.model.decode import answers_of
+from sonodetr.model.detr import DETR
+from sonodetr.shapes import UInt8
+from sonodetr.training.run import RunInfo, load_run
+from sonodetr.types import Answer
+
+
+class TorchEngine:
+    """Runs a model in evaluation mode.
+
+    Args:
+        model: it is moved to the device.
+        device: as torch names it.
+
+    Raises:
+        InputError: the device is not there.
+    """
+
+    def __init__(self, model: DETR, device: str = "cpu") -> None:
+        self._device = _device(device)
+        self.model = model.to(self._device).eval()
+
+    def see(self, picture: UInt8[np.ndarray, "height width channels"]) -> np.ndarray:
+        """As `Engine.see`."""
+        return picture
+
+    @torch.inference_mode()
+    def detect(self, clip: Sequence[np.ndarray]) -> Answer:
+        """As `Engine.detect`."""
+        pictures = torch.from_numpy(np.stack(clip)).to(self._device)
+        # [time, height, width, channels] -> [batch, channels, time, height, width]
+        images = pictures.permute(3, 0, 1, 2)[None].float() / 255
+        (answer,) = answers_of(self.model(images), self.model.config.classification)
+        return answer
+
+
+def open_run(
+    folder: str | os.PathLike[str], device: str = "cpu", threads: int = 0
+) -> tuple[TorchEngine, Interface]:
+    """The model of a run folder.
+
+    Args:
+        threads: processor threads, of the whole process; 0 leaves it to torch.
+
+    Raises:
+        InputError: the folder holds no usable model, or the device is not there.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    model, config, info = load_run(folder)
+    return TorchEngine(model, device), interface_of(config, info)
+
+
+def interface_of(config: Config, info: RunInfo) -> Interface:
+    """What the model of a run sees and answers."""
+    data = config.data
+    return Interface(
+        image_size=data.image_size,
+        channels=data.channels,
+        clip_frames=data.clip_frames,
+        clip_step=data.clip_step,
+        region=data.region,
+        classes=info.classes,
+        threshold=info.threshold,
+        points=config.model.points,
+    )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used ({reason}); use 'cpu'") from None
+    return device
