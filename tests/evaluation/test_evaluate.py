@@ -224,15 +224,15 @@ def test_errors_are_one_line_and_leave_nothing(stills, oracle, tmp_path):
 def test_unit_of_the_interval():
     nothing = Labels.of([], [])
     clips = [video(key, {0: nothing, 1: nothing}) for key in "abc"]
-    unit, number = module._units(clips, np.array([0, 0, 2, 2, 1]))
+    unit, number = module.units_of(clips, np.array([0, 0, 2, 2, 1]))
     assert (unit, number.tolist()) == ("recording", [0, 0, 2, 2, 1])
     clips = [
         replace(clip, patient=name) for clip, name in zip(clips, ("x", None, "x"), strict=True)
     ]
-    unit, number = module._units(clips, np.array([0, 1, 2]))
+    unit, number = module.units_of(clips, np.array([0, 1, 2]))
     assert unit == "patient"
     assert number[0] == number[2] != number[1]
-    assert module._units([video("a", {0: nothing})], np.array([0]))[0] == "image"
+    assert module.units_of([video("a", {0: nothing})], np.array([0]))[0] == "image"
 
 
 def test_frames_beside_the_training_frames_are_pointed_out():

@@ -116,7 +116,7 @@ def _intervals(
     seed: int,
 ) -> dict[str, Any]:
     """Every figure that gets an interval, all on the same draws."""
-    unit, unit_of_frame = _units(videos, matches.video)
+    unit, unit_of_frame = units_of(videos, matches.video)
     num_units = int(unit_of_frame.max()) + 1
 
     def drawn(weights: Weights) -> Mapping[str, np.ndarray]:
@@ -143,7 +143,7 @@ def _division(model: Path) -> dict[str, dict[str, list[int]]] | None:
     return read_json(path) if path.is_file() else None
 
 
-def _check_classes(videos: Sequence[Video], frames: Sequence[Place], known: Sequence[str]) -> None:
+def check_classes(videos: Sequence[Video], frames: Sequence[Place], known: Sequence[str]) -> None:
     used = {
         videos[video].classes[label]
         for video, frame in frames
@@ -175,7 +175,7 @@ def detect(
     Raises:
         InputError: the data has objects of a class that the model does not know.
     """
-    _check_classes(videos, frames, predictor.class_names)
+    check_classes(videos, frames, predictor.class_names)
     detections = {}
     with progress_bar("evaluate", len(frames), "frames") as advance:
         for index, places in groupby(frames, key=lambda place: place[0]):
@@ -215,7 +215,7 @@ def _check_past(past: Past, clip_frames: int) -> None:
         )
 
 
-def _units(videos: Sequence[Video], video_of_frame: np.ndarray) -> tuple[str, np.ndarray]:
+def units_of(videos: Sequence[Video], video_of_frame: np.ndarray) -> tuple[str, np.ndarray]:
     """What is drawn in the bootstrap, and its number for each frame.
 
     Recordings of one patient look alike, as frames of one recording do: they are drawn together.

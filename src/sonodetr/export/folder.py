@@ -1,0 +1,65 @@
+"""A folder that is either whole or absent."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sonodetr.contract import CONTRACT
+from sonodetr.files import InputError
+
+
+def check_target(folder: Path) -> None:
+    """Check, before any work, that an export may be written here.
+
+    Raises:
+        InputError: it is a file, a folder with other things, or cannot be written.
+    """
+    if folder.is_dir():
+        ours = (folder / CONTRACT).is_file()
+        if any(folder.iterdir()) and not ours:
+            raise InputError(
+                f"{folder}: holds other files, not an exported model; choose another folder"
+            )
+    elif folder.exists():
+        raise InputError(f"{folder}: is a file; choose another folder")
+    parent = next(each for each in folder.absolute().parents if each.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise InputError(f"{folder}: {parent} cannot be written; choose another folder")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path` that takes its place only if the block succeeds.
+
+    An earlier export at `path` stays until then. On failure nothing is left, neither the folder nor
+    parents that were made for it.
+
+    Raises:
+        InputError: it cannot be written, or the disk is full.
+    """
+    final = path.absolute()
+    part = final.with_name(f".{final.name}.part{os.getpid()}")
+    old = final.with_name(f".{final.name}.old{os.getpid()}")
+    made = [each for each in part.parents if not each.exists()]
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if final.exists():
+            final.rename(old)
+        part.rename(final)
+        made = []
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; "
+            "free some space or choose another folder"
+        ) from error
+    finally:
+        if old.exists() and not final.exists():
+            old.rename(final)
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # somebody else uses it by now
+                parent.rmdir()
