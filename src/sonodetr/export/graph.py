@@ -146,10 +146,10 @@ def _fold_batch_norms(backbone: Backbone, program: ExportedProgram) -> None:
         if any(weight is None or len(weight.users) > 1 for weight in weights):
             continue
         convolution, batch_norm = (names[weight.name].removesuffix(".weight") for weight in weights)
-        pair = backbone.get_submodule(convolution), backbone.get_submodule(batch_norm)
-        assert isinstance(pair[0], nn.Conv2d)
-        assert isinstance(pair[1], nn.BatchNorm2d)
-        backbone.set_submodule(convolution, fuse_conv_bn_eval(*pair))
+        first, second = backbone.get_submodule(convolution), backbone.get_submodule(batch_norm)
+        assert isinstance(first, nn.Conv2d)
+        assert isinstance(second, nn.BatchNorm2d)
+        backbone.set_submodule(convolution, fuse_conv_bn_eval(first, second))
         backbone.set_submodule(batch_norm, nn.Identity())
 
 
