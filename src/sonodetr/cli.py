@@ -11,9 +11,11 @@ import typer
 from sonodetr import __version__
 from sonodetr.files import InputError
 from sonodetr.verbs.answers import Stopped
+from sonodetr.verbs.benchmark import SeveralValues, benchmark
 from sonodetr.verbs.demo import demo
 from sonodetr.verbs.distill import distill
 from sonodetr.verbs.evaluate import evaluate
+from sonodetr.verbs.export import export
 from sonodetr.verbs.info import info
 from sonodetr.verbs.predict import predict
 from sonodetr.verbs.simulate import simulate
@@ -146,5 +148,6 @@ def _options(
     """
 
 
-for _verb in (demo, simulate, train, distill, evaluate, predict, info):
+for _verb in (demo, simulate, train, distill, evaluate, export, predict, info):
     app.command()(_verb)
+app.command(cls=SeveralValues)(benchmark)
