@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,35 @@ def data_folder() -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+@pytest.fixture
+def answer(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict]:
+    """The last line on standard output of a command that must succeed, as JSON."""
+
+    from sonodetr.cli import run
+
+    def ask(*words: object) -> dict:
+        assert run([*map(str, words), "--json", "-"]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return ask
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The one line on standard error of a command that must be refused."""
+
+    from sonodetr.cli import run
+
+    def ask(*words: object) -> str:
+        assert run([str(word) for word in words]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert re.fullmatch(r"sonodetr: error: .+\n", err), err
+        return err
+
+    return ask
 
 
 @pytest.fixture(scope="session")

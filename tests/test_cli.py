@@ -21,31 +21,6 @@ from sonodetr.simulator.settings import SimulatorConfig
 LOOK = {"clips": 7, "frames": 3, "image_size": (64, 64)}
 
 
-@pytest.fixture
-def answer(capsys):
-    """The last line on standard output of a command that must succeed, as JSON."""
-
-    def ask(*words):
-        assert run([*map(str, words), "--json", "-"]) == 0, capsys.readouterr().err
-        return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-    return ask
-
-
-@pytest.fixture
-def refused(capsys):
-    """The one line on standard error of a command that must be refused."""
-
-    def ask(*words):
-        assert run([str(word) for word in words]) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert re.fullmatch(r"sonodetr: error: .+\n", err), err
-        return err
-
-    return ask
-
-
 def test_train_evaluate_info(answer, tiny_training, tmp_path, capsys):
     trained = answer("train", tiny_training, "train.epochs=1", "name=a", "--out", tmp_path)
     assert trained["run"] == str(tmp_path / "a")

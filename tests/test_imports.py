@@ -6,10 +6,12 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from exported import write_exported
 
 import sonodetr
 
-LIGHT = ["", "cli", "config", "files", "formats", "geometry", "types", "draw"]
+LIGHT = ["", "cli", "config", "contract", "draw", "engines", "files", "formats", "geometry"]
+LIGHT += ["predictor", "shapes", "types"]
 
 
 @pytest.mark.parametrize("module", LIGHT)
@@ -21,6 +23,22 @@ def test_no_torch(module):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert answer.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_an_exported_model_runs_without_heavy_packages(runtime, tmp_path):
+    folder = write_exported(tmp_path / "a", runtime, 2, two_graphs=True)
+    code = f"""
+import sys, numpy, sonodetr
+model = sonodetr.load({str(folder)!r})
+(found,) = model.predict([numpy.full((70, 90), 99, numpy.uint8)], threshold=0.0)
+heavy = {{"torch", "transformers", "pydantic", "scipy", "av", "jaxtyping", "yaml", "PIL", "typer"}}
+print(len(found), heavy & set(sys.modules))
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "2 set()\n"
 
 
 def test_public_names():

@@ -1,10 +1,13 @@
 """What is installed, and what a run folder holds, as plain values."""
 
 import os
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from sonodetr.contract import CONTRACT, check_files, read_contract
 from sonodetr.formats import listing
 from sonodetr.model.cost import count
 from sonodetr.training.run import load_run, provenance
@@ -29,12 +32,16 @@ def installation() -> dict[str, Any]:
     }
 
 
-def run_folder(model: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a run folder holds, and what its model costs.
+def model_folder(model: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a run folder holds, and what its model costs; of an exported folder its contract.
 
     Raises:
-        InputError: it is no run folder, or has no usable weights.
+        InputError: it is neither, has no usable weights, or files that are not of its contract.
     """
+    if (Path(model) / CONTRACT).is_file():
+        contract = read_contract(model)
+        check_files(model, contract)
+        return {"model": os.fspath(model)} | asdict(contract)
     network, config, facts = load_run(model)
     cost = count(network, config.data.image_size, config.data.channels, config.data.clip_frames)
     return {

@@ -38,7 +38,10 @@ def open_graph(path: Path, threads: int) -> Graph:
     names = [each.name for each in given]
 
     def run(array: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(names, {taken.name: array}), strict=True))
+        outputs = session.run(names, {taken.name: array})
+        # It says "long long", which NumPy does not name int64 even where both are the same.
+        outputs = [each.view(np.int64) if each.dtype == np.int64 else each for each in outputs]
+        return dict(zip(names, outputs, strict=True))
 
     shapes = {each.name: tuple(each.shape) for each in (taken, *given)}
     return Graph({taken.name: shapes.pop(taken.name)}, shapes, run)

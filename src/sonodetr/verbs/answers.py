@@ -7,7 +7,7 @@ import typer
 
 from sonodetr.files import write_json
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="run folder, as train writes it")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="run folder, or exported folder")]
 Json = Annotated[
     str,
     typer.Option("--json", metavar="FILE", help="write the result as JSON; - is standard output"),

@@ -10,7 +10,7 @@ from sonodetr.verbs.answers import Json, answer
 
 def info(
     model: Annotated[
-        str, typer.Argument(metavar="[MODEL]", help="run folder, as train writes it")
+        str, typer.Argument(metavar="[MODEL]", help="run folder, or exported folder")
     ] = "",
     json_out: Json = "",
 ) -> None:
@@ -21,9 +21,9 @@ def info(
       sonodetr info
       sonodetr info runs/nerves
     """
-    from sonodetr.about import installation, run_folder
+    from sonodetr.about import installation, model_folder
 
-    result = run_folder(model) if model else installation()
+    result = model_folder(model) if model else installation()
     answer(result, json_out, "\n".join(_lines(result)))
 
 
