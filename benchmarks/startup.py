@@ -40,6 +40,7 @@ for path in sys.argv[2:]:
     "openvino": """
 import cv2, openvino
 options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+options["ENABLE_CPU_PINNING"] = False
 if int(sys.argv[1]):
     options["INFERENCE_NUM_THREADS"] = int(sys.argv[1])
 core = openvino.Core()

@@ -20,6 +20,8 @@ def open_graph(path: Path, threads: int) -> Graph:
         "PERFORMANCE_HINT": "LATENCY",
         # Without it, processors that have bfloat16 would answer differently.
         "INFERENCE_PRECISION_HINT": "f32",
+        # A thread that is bound to a core waits for it, even while others are idle.
+        "ENABLE_CPU_PINNING": False,
     }
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
