@@ -1,4 +1,4 @@
-"""From what a peer's graph gives to boxes and scores, in numpy and OpenCV, and what a graph costs."""
+"""From what a peer's graph gives to boxes and scores, in numpy, and what a graph costs."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -107,7 +107,7 @@ def ours(folder: Path, side: int, runtime: str, threads: int) -> Detector | None
     if "detect" not in contract.graphs or contract.clip_frames > 1:
         raise InputError(f"{folder}: is a model of clips; give one of single frames to --ours")
     # OpenVINO reads ONNX files too, so that one folder serves both.
-    if contract.image_size != (side, side) or runtime == "onnx" and contract.runtime != "onnx":
+    if contract.image_size != (side, side) or (runtime == "onnx" and contract.runtime != "onnx"):
         return None
     path = folder / contract.graphs["detect"]
     facts = {"name": contract.name, "title": f"SonoDETR {contract.name}", "after the graph": "none"}
@@ -158,8 +158,9 @@ def table(results: Sequence[dict[str, Any]], side: int) -> str:
             facts[row["title"]] = facts.get(row["title"], {}) | row
     lines = [head, ["---"] * len(head)]
     for title, fact in facts.items():
-        size = [f"{fact['parameters'] / 1e6:.2f}", f"{fact['gflops']:.2f}"]
-        size = size if "parameters" in fact else ["", ""]
+        size = ["", ""]
+        if "parameters" in fact:
+            size = [f"{fact['parameters'] / 1e6:.2f}", f"{fact['gflops']:.2f}"]
         times = [cells[title].get(way, "") for way in ways]
         lines.append([title, *size, fact["after the graph"], *times])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

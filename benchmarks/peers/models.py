@@ -33,15 +33,6 @@ for _name in ("nms", "qnms"):
     _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
-def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    from ultralytics.utils.nms import TorchNMS
-
-    return TorchNMS.nms(boxes, scores, iou_threshold)
-
-
-_library.impl("nms", _nms, "CPU")
-
-
 @dataclass(frozen=True)
 class Peer:
     """A detector that a user would pick instead.

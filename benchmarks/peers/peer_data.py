@@ -1,0 +1,101 @@
+"""The pictures that ours and the peers see, and a copy of them in YOLO's format."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+from sonodetr.config import DataConfig, SplitConfig
+from sonodetr.data.clips import ClipDataset
+from sonodetr.data.splits import split
+from sonodetr.evaluation.metrics import Metrics, evaluate_detections
+from sonodetr.files import InputError, write_text
+from sonodetr.formats import read
+from sonodetr.geometry import detections_in_frame, xyxy_from_cxcywh
+from sonodetr.types import PARTS, Answer
+
+_KEYS = ("train", "val", "test")  # as ultralytics calls the parts
+Parts = Mapping[str, ClipDataset]
+
+
+def read_parts(path: Path, side: int) -> Parts:
+    """The parts of a data set that lie in folders, as a model of ours of that input size sees them:
+    only the ultrasound picture, letterboxed.
+
+    Raises:
+        InputError: it cannot be read, or has more than one class.
+    """
+    config = DataConfig(image_size=(side, side), split=SplitConfig(by_folder=True, similarity=1.0))
+    videos = read(path)
+    if len(videos[0].classes) != 1:
+        raise InputError(f"{path}: has {len(videos[0].classes)} classes; give data with one class")
+    division = split(videos, config.split, seed=0)
+    return {part: ClipDataset(videos, getattr(division, part), config) for part in PARTS}
+
+
+def pictures_of(dataset: ClipDataset) -> np.ndarray:
+    """All pictures in memory, uint8 `[n, side, side]`."""
+    return np.stack([dataset[index].image[0, 0] for index in range(len(dataset))])
+
+
+def boxes_of(dataset: ClipDataset, index: int) -> np.ndarray:
+    """`[n, 4]` left, top, right, bottom in 0..1 of the picture; what lies outside is cut off."""
+    target = dataset[index].target
+    assert target is not None
+    boxes = np.clip(xyxy_from_cxcywh(target.boxes_cxcywh.numpy()), 0, 1)
+    return boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
+
+
+def yolo_copy(parts: Parts, folder: Path) -> Path:
+    """Write images/PART/N.png, labels/PART/N.txt and data.yaml below `folder`, once.
+
+    Returns:
+        The data.yaml; its folder is named by a digest of the labels, so that changed data never
+        meets an old copy.
+    """
+    digest = hashlib.sha256()
+    rows: dict[Path, str] = {}
+    for part, dataset in parts.items():
+        for index, (video, frame) in enumerate(dataset.samples):
+            boxes = boxes_of(dataset, index)
+            centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+            lines = [
+                " ".join(["0", *(f"{value:.6f}" for value in row)])
+                for row in np.concatenate([centres, sizes], 1)
+            ]
+            rows[Path(part) / f"{index:05d}"] = "".join(f"{line}\n" for line in lines)
+            digest.update(f"{dataset.videos[video].key} {frame} {lines}\n".encode())
+    folder = (folder / digest.hexdigest()[:12]).resolve()
+    file = folder / "data.yaml"
+    if file.is_file():
+        return file
+    for name, text in rows.items():
+        picture = folder / "images" / name.with_suffix(".png")
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(picture), parts[name.parent.name][int(name.name)].image[0, 0])
+        write_text(folder / "labels" / name.with_suffix(".txt"), text)
+    names = dict(enumerate(parts["train"].videos[0].classes))
+    places = {
+        key: f"images/{part}" for key, part in zip(("train", "val", "test"), PARTS, strict=True)
+    }
+    write_text(file, yaml.safe_dump({"path": str(folder), "names": names} | places))
+    return file
+
+
+def judge(dataset: ClipDataset, answers: list[Answer]) -> Metrics:
+    """Our metrics of what a peer found in the pictures of a part, in their order."""
+    found = {}
+    for index, answer in enumerate(answers):
+        video, frame = dataset.samples[index]
+        source, key = dataset[index].source, dataset.videos[video].key
+        found[key, frame] = detections_in_frame(
+            answer,
+            source.letterbox,
+            dataset.config.image_size,
+            dataset.videos[video].classes,
+            frame_index=frame,
+        )
+    return evaluate_detections(dataset.videos, found, dataset.samples)
