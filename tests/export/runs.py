@@ -22,7 +22,7 @@ EFFICIENTNET = {"name": "efficientnet_lite0"}
 def config_of(backbone: dict[str, Any], model: dict[str, Any], **data: Any) -> Config:
     shape = {
         **{"hidden_dim": 16, "num_heads": 2, "feedforward_dim": 19, "num_queries": 5},
-        **{"encoder_layers": 1, "decoder_layers": 2, "backbone": {"stride": 32} | backbone},
+        **{"encoder_layers": 1, "decoder_layers": 1, "backbone": {"stride": 32} | backbone},
     }
     return parse_config({"data": {"image_size": [64, 96]} | data, "model": shape | model})
 

@@ -59,6 +59,7 @@ def check(config: Config) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("queries", ["anchor", "learned"])
 def test_answers(classification, queries):
     model = {"classification": classification, "queries": queries, "points": queries == "anchor"}
+    model |= {"decoder_layers": 3}  # of which the last one answers
     found = check(config_of(COMPACT, model))
     assert found["all_scores"].shape == (5, 2)
     assert found["scores"].shape == ((10,) if classification == "focal" else (5,))

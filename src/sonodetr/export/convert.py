@@ -86,7 +86,9 @@ def export_model(
         contract = _close(replace(contract, parity=parity), run, folder)
         if data is not None:
             quantise_graphs(contract, folder, part, data, config.data)
-            contract = _close(replace(contract, precision="int8"), run, part)
+            versions = contract.versions | _versions("nncf")
+            contract = replace(contract, precision="int8", versions=versions)
+            contract = _close(contract, run, part)
             ap = held_out_loss(folder, part, data, allow_loss)
             contract = _close(replace(contract, parity=parity | {"int8": ap}), run, part)
     return contract
@@ -181,8 +183,7 @@ def _compare(
 def _contract(
     run: Path, config: Config, info: RunInfo, format: str, graphs: dict[str, str]
 ) -> Contract:
-    packages = ["sonodetr", "torch", "onnx", "onnxscript", "nncf"]
-    packages.append({"onnx": "onnxruntime", "openvino": "openvino"}[format])
+    runtime = {"onnx": "onnxruntime", "openvino": "openvino"}[format]
     data = config.data
     return Contract(
         image_size=data.image_size,
@@ -201,10 +202,14 @@ def _contract(
         input=_INPUT,
         weights_sha256=sha256(run / WEIGHTS),
         files_sha256={},
-        versions={package: version(package) for package in packages},
+        versions=_versions("sonodetr", "torch", "onnx", "onnxscript", runtime),
         parity={},
         provenance=info.model_dump(mode="json", include={"step", "validation", "provenance"}),
     )
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    return {package: version(package) for package in packages}
 
 
 def _close(contract: Contract, run: Path, folder: Path) -> Contract:

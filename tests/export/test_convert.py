@@ -1,0 +1,201 @@
+"""Exports: they answer what torch does, and nothing is left of one that fails."""
+
+import copy
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runs import CLASSES, COMPACT, EFFICIENTNET, RESNET, config_of, save_huggingface, write_run
+from sonodetr.contract import check_files, read_contract, sha256
+from sonodetr.export import convert
+from sonodetr.export.convert import export_model
+from sonodetr.files import InputError
+from sonodetr.predictor import load
+from sonodetr.types import Frame
+
+ANCHOR = {"points": True}
+LEARNED = {"queries": "learned", "classification": "softmax"}
+# Format, backbone, model, data: every kind of each at least once.
+KINDS = {
+    "compact-onnx": ("onnx", COMPACT, ANCHOR, {}),
+    "compact-openvino": ("openvino", COMPACT, ANCHOR, {}),
+    "resnet-colour": ("onnx", RESNET, LEARNED, {"channels": 3}),
+    "efficientnet": ("openvino", EFFICIENTNET, LEARNED, {}),
+    "mixing": ("onnx", {"temporal": "mixing"}, ANCHOR, {"clip_frames": 3, "clip_step": 2}),
+    "factorised": ("openvino", COMPACT | {"temporal": "factorised"}, {}, {"clip_frames": 2}),
+}
+Exported = Callable[[str], tuple[Path, Path]]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Run folder and exported folder of a kind; made once."""
+    folder = tmp_path_factory.mktemp("exported")
+    kept, trace = {}, convert._to_onnx
+
+    def traced(graph):
+        """The same model for two formats is traced once, since that takes seconds."""
+        key = (
+            graph.example.shape,
+            graph.outputs,
+            [p.sum().item() for p in graph.module.parameters()],
+        )
+        if str(key) not in kept:
+            kept[str(key)] = trace(graph)
+        return copy.deepcopy(kept[str(key)])
+
+    def make(kind: str) -> tuple[Path, Path]:
+        run, out = folder / "runs" / kind, folder / kind
+        if not out.exists():
+            format, backbone, model, data = KINDS[kind]
+            if kind == "mixing":
+                backbone = backbone | save_huggingface(folder / "huggingface")
+            config = config_of(backbone, model, **data)
+            write_run(run, config, {"train": {"a": [0]}, "validation": {}, "test": {}})
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(convert, "_to_onnx", traced)
+                export_model(run, out, format=format)
+        return run, out
+
+    return make
+
+
+@pytest.fixture
+def ready(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder whose graphs need not be traced again."""
+    run, out = exported("compact-onnx")
+
+    def write(model, config, folder, format):
+        shutil.copyfile(out / "detect.onnx", folder / "detect.onnx")
+        return {"detect": "detect.onnx"}
+
+    monkeypatch.setattr(convert, "_write_graphs", write)
+    return run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exported_models_answer_what_torch_does(exported, kind):
+    run, out = exported(kind)
+    contract = read_contract(out)
+    check_files(out, contract)
+    parity = contract.parity
+    assert parity["frames"] == {"simulated": 6, "real": 0, "undecided": 0}
+    assert max(parity["largest_difference"].values()) < 1e-5
+    assert set(contract.graphs) == ({"frame", "clip"} if kind == "mixing" else {"detect"})
+    torch, graph = load(run), load(out)
+    random = np.random.default_rng(11)
+    frames = [Frame(random.integers(0, 256, (71, 83), np.uint8), index) for index in range(5)]
+    for ours, theirs in zip(
+        graph.predict_frames(frames, threshold=0.0),
+        torch.predict_frames(frames, threshold=0.0),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+        np.testing.assert_allclose(ours.boxes_xyxy_px, theirs.boxes_xyxy_px, atol=1e-2)
+        assert ours.frame_index == theirs.frame_index
+        assert (ours.points_px is None) == (theirs.points_px is None)
+
+
+def test_contract(exported):
+    run, out = exported("compact-openvino")
+    contract = read_contract(out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("contract.json", "detect.bin", "detect.xml", "split.json"),
+    ]
+    assert set(contract.files_sha256) == {"detect.bin", "detect.xml", "split.json"}
+    assert contract.weights_sha256 == sha256(run / "model.safetensors")
+    assert (contract.runtime, contract.precision, contract.classes) == (
+        *("openvino", "float32", CLASSES),
+    )
+    assert (contract.image_size, contract.channels, contract.threshold) == ((64, 96), 1, 0.25)
+    assert contract.provenance["step"] == 3
+    assert set(contract.versions) == {"sonodetr", "torch", "onnx", "onnxscript", "openvino"}
+
+
+def test_the_graphs_tell_nothing_about_where_they_were_made(exported):
+    for kind in ("compact-onnx", "compact-openvino"):
+        for path in exported(kind)[1].glob("detect*"):
+            assert b".py" not in path.read_bytes()
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def refused(run: Path, out: Path, **options) -> str:
+    """The one line with which an export is refused, and nothing is left in `out`'s folder."""
+    before = left(out.parent) if out.parent.is_dir() else None
+    with pytest.raises(InputError) as error:
+        export_model(run, out, **options)
+    assert (left(out.parent) if out.parent.is_dir() else None) == before
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_wrong_requests(tmp_path, tiny_run, exported):
+    out = tmp_path / "new" / "out"
+    assert "did you mean 'onnx'" in refused(tiny_run, out, format="onx")
+    assert "no such run folder" in refused(tmp_path / "absent", out)
+    pickled = tmp_path / "model.pt"
+    pickled.write_bytes(b"\x80\x02}.")
+    assert "pickled checkpoints are not opened" in refused(pickled, out)
+    assert "--calibration" in refused(tiny_run, out, int8=True)
+    assert "is exported already" in refused(exported("compact-onnx")[1], out)
+    assert "has no split.json" in refused(tiny_run, out, int8=True, calibration=tmp_path)
+    (tmp_path / "no-weights").mkdir()
+    for name in ("config.yaml", "run.json"):
+        shutil.copyfile(tiny_run / name, tmp_path / "no-weights" / name)
+    assert "has no model.safetensors yet" in refused(tmp_path / "no-weights", out)
+
+
+def test_targets_that_cannot_be_written(tmp_path, tiny_run):
+    copied = tmp_path / "run"
+    shutil.copytree(tiny_run, copied)
+    assert "is the run itself" in refused(copied, copied)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    assert "holds other files" in refused(tiny_run, tmp_path / "mine")
+    assert left(tmp_path / "mine") == ["thesis.txt"]
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refused(tiny_run, tmp_path / "file")
+    assert "cannot be written" in refused(tiny_run, tmp_path / "file" / "out")
+
+
+def test_a_full_disk(tmp_path, ready, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(convert, "_write_graphs", full)
+    assert "No space left on device" in refused(ready, tmp_path / "new" / "out")
+    assert left(tmp_path) == []  # nor the folder above
+
+
+def test_an_export_that_differs_from_torch(tmp_path, ready, monkeypatch):
+    monkeypatch.setattr("sonodetr.export.parity.TOLERANCE", 1e-12)
+    message = refused(ready, tmp_path / "out")
+    assert "scores differ by" in message or "boxes_cxcywh differ by" in message
+
+
+def test_an_earlier_export_stays_until_the_new_one_is_whole(tmp_path, ready, monkeypatch):
+    out = tmp_path / "out"
+    export_model(ready, out)
+    before = (out / "contract.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("sonodetr.export.parity.TOLERANCE", 1e-12)
+        refused(ready, out)
+    assert (out / "contract.json").read_bytes() == before
+    contract = json.loads(before)
+    (out / "contract.json").write_text(json.dumps(contract | {"name": "old"}))
+    export_model(ready, out)
+    assert read_contract(out).name == contract["name"]
+    assert left(tmp_path) == ["out"]
+
+
+def test_real_frames(tmp_path, ready, tiny_video):
+    contract = export_model(ready, tmp_path / "out", check=tiny_video)
+    assert contract.parity["frames"] == {"simulated": 6, "real": 13, "undecided": 0}
