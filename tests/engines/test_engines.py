@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -54,6 +57,24 @@ def test_answers_are_the_callers_own(runtime, tmp_path):
     before = engine.detect([first, second])
     engine.detect([first, first])
     assert before.scores[0] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_signals_are_handled_when_models_come_and_go(runtime, tmp_path):
+    """The end of one of two models must leave what handlers of signals stand on."""
+    folder = write_exported(tmp_path / "a", runtime)
+    code = f"""
+import gc, os, signal, sonodetr
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+first, second = (sonodetr.load({str(folder)!r}) for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (answer.returncode, answer.stdout) == (0, "handled\n")
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -1,5 +1,6 @@
 """Graphs in OpenVINO, on the CPU."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,17 @@ import openvino
 
 from sonodetr.engines import Graph
 from sonodetr.files import InputError
+
+
+@cache
+def core() -> openvino.Core:
+    """The one Core of this process, which is never given up.
+
+    Each Core lends the thread a stack for signal handlers, and takes it away when it ends. Of two
+    that overlap, the second one leaves the first one's, which is gone by then, and the process dies
+    of the next signal that Python handles, such as Ctrl-C or the end of a child.
+    """
+    return openvino.Core()
 
 
 def open_graph(path: Path, threads: int) -> Graph:
@@ -26,8 +38,7 @@ def open_graph(path: Path, threads: int) -> Graph:
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     try:
-        core = openvino.Core()
-        model = core.compile_model(core.read_model(path), "CPU", options)
+        model = core().compile_model(core().read_model(path), "CPU", options)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1]
         raise InputError(
