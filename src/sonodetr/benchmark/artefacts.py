@@ -11,6 +11,7 @@ from sonodetr.contract import CONTRACT, Contract, graph_files, read_contract
 from sonodetr.files import InputError, closest, read_json, write_text
 
 RUNTIMES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
+SMALLEST_SIDE = 32  # a cell of the deepest map
 EVALUATION = "evaluation-test/evaluation.json"
 
 
@@ -54,7 +55,8 @@ def check_runtimes(runtimes: Sequence[str]) -> None:
     for runtime in runtimes:
         if runtime not in RUNTIMES:
             raise InputError(f"no runtime {runtime!r}; {closest(runtime, RUNTIMES)}")
-    for package in (*(RUNTIMES[runtime] for runtime in runtimes), "onnxscript", "openvino"):
+    # Whatever the runtime, OpenVINO reads the layers of the floor.
+    for package in (*(RUNTIMES[runtime] for runtime in runtimes), "openvino"):
         if find_spec(package) is None:
             raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
@@ -114,9 +116,16 @@ def _runs(folder: Path, sizes: Sequence[int], temporary: Path) -> list[Path]:
     """The run folder, or copies of it that see other sizes."""
     from sonodetr.config_file import config_from_run, dump_config, parse_config
 
+    if not (folder / "config.yaml").is_file():
+        raise InputError(
+            f"{folder}: is neither a run folder nor an exported folder; "
+            "give a folder that `sonodetr train` or `sonodetr export` wrote"
+        )
     config = config_from_run(folder)
     copies = []
     for side in sizes:
+        if side < SMALLEST_SIDE:
+            raise InputError(f"--size {side} is too small; give at least {SMALLEST_SIDE} pixels")
         if (side, side) == config.data.image_size:
             copies.append(folder)
             continue

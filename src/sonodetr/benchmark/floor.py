@@ -22,6 +22,7 @@ logits) can pass below its part of the floor, where that part is bound by memory
 import math
 import os
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 CONVOLUTION, PRODUCT = "convolution", "matrix product"
@@ -86,12 +87,17 @@ def layers_of(path: str | os.PathLike[str]) -> list[Layer]:
     layers = []
     constant: set[str] = set()
     for node in openvino.Core().read_model(path).get_ordered_ops():
-        inputs = [port.get_source_output() for port in node.inputs()]
-        moving = [port for port in inputs if port.get_node().get_name() not in constant]
-        if not moving and node.get_type_name() not in ("Parameter", "Result"):
+        operator, inputs = (
+            node.get_type_name(),
+            [port.get_source_output() for port in node.inputs()],
+        )
+        if operator in ("Parameter", "Result", "FakeQuantize"):
+            continue
+        known = operator == "ShapeOf"  # every shape is fixed
+        if known or all(port.get_node().get_name() in constant for port in inputs):
             constant.add(node.get_name())
-        elif node.get_type_name() not in ("Parameter", "Result", "FakeQuantize"):
-            layers.append(_layer(node, inputs, moving))
+        else:
+            layers.append(_layer(node, inputs, constant))
     return [layer for layer in layers if layer.operations or layer.bytes]
 
 
@@ -135,47 +141,53 @@ def floor_by_kind(layers: Sequence[Layer], rates: Mapping[str, float]) -> dict[s
     }
 
 
-def _layer(node: Any, inputs: Sequence[Any], moving: Sequence[Any]) -> Layer:
+def _layer(node: Any, inputs: Sequence[Any], constant: AbstractSet[str]) -> Layer:
     name, operator = node.get_friendly_name(), node.get_type_name()
     kind = kind_of(operator)
-    shapes = [tuple(port.get_shape()) for port in inputs]
-    sizes = [math.prod(port.get_shape()) * _bytes_each(port) for port in moving]
-    out = sum(math.prod(port.get_shape()) * port.get_element_type().size for port in node.outputs())
+    counts = [math.prod(port.get_shape()) for port in inputs]
+    widths = [_bytes_each(port, constant) for port in inputs]
+    fixed = [port.get_node().get_name() in constant for port in inputs]
+    read = [width * count for width, count in zip(widths, counts, strict=True)]
+    moving = [size for size, known in zip(read, fixed, strict=True) if not known]
+    written = sum(
+        math.prod(port.get_shape()) * port.get_element_type().size for port in node.outputs()
+    )
     if kind in (CONVOLUTION, PRODUCT):
-        weights = sum(map(math.prod, shapes)) - sum(math.prod(port.get_shape()) for port in moving)
-        widths = [_bytes_each(port) for port in inputs]
-        read = sum(width * math.prod(shape) for width, shape in zip(widths, shapes, strict=True))
-        operations = 2 * math.prod(node.get_output_shape(0)) * _terms(node, operator, shapes)
-        return Layer(name, kind, operations, read + out, weights, int8=set(widths) == {1})
+        operations = 2 * math.prod(node.get_output_shape(0)) * _terms(node, operator, inputs)
+        weights = sum(count for count, known in zip(counts, fixed, strict=True) if known)
+        int8 = set(widths) == {1}
+        if int8:  # what comes out is rounded to 8 bits before it is written
+            written = math.prod(node.get_output_shape(0))
+        return Layer(name, kind, operations, sum(read) + written, weights, int8)
     if kind == ROWS:
-        return Layer(name, kind, 0, sum(sizes) + out)
+        return Layer(name, kind, 0, sum(moving) + written)
     if kind == ELEMENTS:
-        return Layer(name, kind, 0, sum(sizes) - max(sizes))
+        return Layer(name, kind, 0, sum(moving) - max(moving))
     return Layer(name, kind, 0, 0)
 
 
-def _terms(node: Any, operator: str, shapes: Sequence[tuple[int, ...]]) -> int:
+def _terms(node: Any, operator: str, inputs: Sequence[Any]) -> int:
     """Products that are summed into one number of the output."""
+    first, second = (tuple(port.get_shape()) for port in inputs[:2])
     if operator == "MatMul":
-        attributes = node.get_attributes()
-        return shapes[0][-2 if attributes["transpose_a"] else -1]
+        return first[-2 if node.get_attributes()["transpose_a"] else -1]
     if operator == "Convolution":  # weights [outputs, inputs, height, width]
-        return math.prod(shapes[1][1:])
+        return math.prod(second[1:])
     if operator == "GroupConvolution":  # weights [groups, outputs, inputs, height, width]
-        return math.prod(shapes[1][2:])
+        return math.prod(second[2:])
     raise ValueError(f"{node.get_friendly_name()}: cannot count the operations of {operator}")
 
 
-def _bytes_each(port: Any) -> int:
+def _bytes_each(port: Any, constant: AbstractSet[str]) -> int:
     """Bytes of a number as a kernel reads it: 1 where it was quantised and is only scaled back."""
     node = port.get_node()
     while node.get_type_name() in ("Multiply", "Subtract", "Convert"):
-        others = [each.get_source_output().get_node() for each in node.inputs()][1:]
-        if any(other.get_type_name() not in ("Constant", "Convert") for other in others):
+        first, *others = (each.get_source_output().get_node() for each in node.inputs())
+        if any(other.get_name() not in constant for other in others):
             break
-        node = node.input(0).get_source_output().get_node()
+        node = first
     if node.get_type_name() == "FakeQuantize":
         return 1
-    if node.get_type_name() == "Constant":
-        return min(port.get_element_type().size, node.get_output_element_type(0).size)
-    return port.get_element_type().size
+    size: int = port.get_element_type().size
+    own: int = node.get_output_element_type(0).size
+    return own if node.get_type_name() == "Constant" else size

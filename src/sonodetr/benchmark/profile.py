@@ -119,7 +119,7 @@ def _openvino(path: str, threads: int) -> Profiled:
 
     core = openvino.Core()
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    options |= {"INFERENCE_NUM_THREADS": threads, "PERF_COUNT": True}
+    options |= {"ENABLE_CPU_PINNING": False, "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": True}
     request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
     found: Operators = defaultdict(lambda: {"seconds": 0.0, "count": 0.0})
 
