@@ -66,8 +66,8 @@ def test_a_run(quick, tiny_run, tiny_video, tmp_path, capfd):
     assert torch["gflops"] == onnx["gflops"] > 0
     assert torch["file_mb"] == pytest.approx((model / "model.safetensors").stat().st_size / 1e6)
     assert torch["profile"] == []
-    shares = [kind["share"] for kind in onnx["profile"]]
-    assert sum(shares) == pytest.approx(1)
+    parts = sum(kind["ms"] for kind in onnx["profile"])
+    assert parts == pytest.approx(onnx["model_ms"]["p50"], rel=1e-6)
     assert result["settings"]["rounds"] == 2
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "benchmark.json", "benchmark.md", "pareto.png",

@@ -26,26 +26,36 @@ def test_the_best_rate_of_all_turns():
     assert _better(first, second) == {"float32": 3.0, "memory": {"7": 7.0, "11": 2.0}}
 
 
+FLOOR = {CONVOLUTION: 2.0, PRODUCT: 0.25, ROWS: 0.0, ELEMENTS: 0.0, LAYOUT: 0.0}
+OPERATORS = {
+    "Conv": {"seconds": 0.006, "count": 3.0},
+    "FusedConv": {"seconds": 0.002, "count": 1.0},
+    "Gemm": {"seconds": 0.001, "count": 2.0},
+    "Relu": {"seconds": 0.0005, "count": 5.0},
+}
+
+
 def test_time_by_kind_of_operator():
-    """Shares come from the profile, milliseconds from the latency without it."""
-    operators = {
-        "Conv": {"seconds": 0.006, "count": 3.0},
-        "FusedConv": {"seconds": 0.002, "count": 1.0},
-        "Gemm": {"seconds": 0.001, "count": 2.0},
-        "Relu": {"seconds": 0.001, "count": 5.0},
-    }
-    floor = {CONVOLUTION: 2.0, PRODUCT: 0.25, ROWS: 0.0, ELEMENTS: 0.0, LAYOUT: 0.0}
-    rows = by_kind(operators, 5.0, floor)
-    assert [row["kind"] for row in rows] == [CONVOLUTION, PRODUCT, ELEMENTS, ROWS, LAYOUT]
+    """9.5 ms in all operators; 10 ms without clocks, so half of one goes by between them."""
+    rows = by_kind(OPERATORS, 10.0, FLOOR)
+    kinds = [CONVOLUTION, PRODUCT, ELEMENTS, ROWS, LAYOUT, "between operators"]
+    assert [row["kind"] for row in rows] == kinds
+    assert [row["ms"] for row in rows] == pytest.approx([8, 1, 0.5, 0, 0, 0.5])
     assert rows[0] == {
         "kind": CONVOLUTION,
         "operators": 4,
-        "share": pytest.approx(0.8),
-        "ms": pytest.approx(4.0),
+        "ms": pytest.approx(8),
         "floor_ms": 2.0,
-        "types_ms": pytest.approx({"Conv": 3.0, "FusedConv": 1.0}),
+        "types_ms": pytest.approx({"Conv": 6.0, "FusedConv": 2.0}),
     }
-    assert sum(row["ms"] for row in rows) == pytest.approx(5.0)
+
+
+def test_what_the_clocks_cost():
+    """11 operators share what clocks added, but none can cost less than nothing."""
+    rows = by_kind(OPERATORS, 9.06, FLOOR)  # 0.04 ms each
+    assert [row["ms"] for row in rows] == pytest.approx([7.84, 0.92, 0.3, 0, 0, 0], abs=1e-9)
+    rows = by_kind(OPERATORS, 7.8, FLOOR)  # 0.2 ms each of 6, and all 0.5 ms of the small ones
+    assert [row["ms"] for row in rows] == pytest.approx([7.2, 0.6, 0, 0, 0, 0], abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +99,7 @@ def result(*rows):
 
 def test_markdown():
     profile = [
-        {"kind": "convolution", "operators": 3, "share": 0.75, "ms": 1.5, "floor_ms": 1.0,
+        {"kind": "convolution", "operators": 3, "ms": 1.5, "floor_ms": 1.0,
          "types_ms": {"Conv": 1.25, "FusedConv": 0.25}},
     ]  # fmt: skip
     text = markdown(result(row(profile=profile), row(ap=None)))
@@ -101,7 +111,7 @@ def test_markdown():
     assert f"| {name} | 0.25 |  | 0.55 M | 0.225 | 2.2 MB |" in text
     assert "- threads 2: 100 GFLOP/s in float32, 400 Gop/s in int8, 50 GB/s in 2 MiB" in text
     assert "- mind this" in text
-    assert "| convolution | 3 | 75% | 1.500 | 1.000 | Conv 1.25, FusedConv 0.25 |" in text
+    assert "| convolution | 3 | 1.500 | 1.000 | Conv 1.25, FusedConv 0.25 |" in text
 
 
 def test_plot(tmp_path):

@@ -1,6 +1,7 @@
 """Which operators the time of a graph goes to, by the runtimes' own clocks."""
 
 import json
+import math
 import os
 import tempfile
 import time
@@ -22,33 +23,54 @@ def by_kind(
 ) -> list[dict[str, Any]]:
     """Time by kind of operator beside its floor, the longest first.
 
-    The runtimes' clocks slow them down and round to microseconds, so only the shares are taken from
-    them, of the latency without them.
+    Reading the clock costs about the same for each operator, however small: where the sum is longer
+    than the latency without clocks, the difference is taken off all of them alike, down to 0. Where
+    it is shorter, what is missing goes by between operators, and is the last row.
 
     Args:
         operators: type -> `seconds` a detection and `count`.
         p50_ms: median latency without profiling.
         floor_ms: by kind.
     """
-    whole = sum(each["seconds"] for each in operators.values())
+    clock_ms = _clock_ms(operators, p50_ms)
+    ms = {name: _without_clock(each, clock_ms) for name, each in operators.items()}
     rows = []
     for kind in KINDS:
-        own = {name: each for name, each in operators.items() if kind_of(name) == kind}
-        share = sum(each["seconds"] for each in own.values()) / whole
-        rows.append(
-            {
-                "kind": kind,
-                "operators": sum(round(each["count"]) for each in own.values()),
-                "share": share,
-                "ms": share * p50_ms,
-                "floor_ms": floor_ms[kind],
-                "types_ms": {
-                    name: each["seconds"] / whole * p50_ms
-                    for name, each in sorted(own.items(), key=lambda item: -item[1]["seconds"])
-                },
-            }
-        )
-    return sorted(rows, key=lambda row: -row["ms"])
+        own = {name: ms[name] for name in sorted(ms, key=lambda name: -ms[name])}
+        own = {name: each for name, each in own.items() if kind_of(name) == kind}
+        count = sum(round(operators[name]["count"]) for name in own)
+        rows.append(_row(kind, count, math.fsum(own.values()), floor_ms[kind], own))
+    rows.sort(key=lambda row: -row["ms"])
+    return [*rows, _row("between operators", 0, max(0.0, p50_ms - sum(ms.values())), 0.0, {})]
+
+
+def _row(
+    kind: str, count: int, ms: float, floor_ms: float, types_ms: dict[str, float]
+) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "operators": count,
+        "ms": ms,
+        "floor_ms": floor_ms,
+        "types_ms": types_ms,
+    }
+
+
+def _without_clock(operator: Mapping[str, float], clock_ms: float) -> float:
+    return max(0.0, 1e3 * operator["seconds"] - operator["count"] * clock_ms)
+
+
+def _clock_ms(operators: Mapping[str, Mapping[str, float]], p50_ms: float) -> float:
+    """What the clock costs an operator, if all together take `p50_ms` without it; found by halving
+    the interval in which it must lie."""
+    low, high = 0.0, max(1e3 * each["seconds"] / each["count"] for each in operators.values())
+    if sum(1e3 * each["seconds"] for each in operators.values()) <= p50_ms:
+        return 0.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        whole = sum(_without_clock(each, middle) for each in operators.values())
+        low, high = (middle, high) if whole > p50_ms else (low, middle)
+    return high
 
 
 def profile(

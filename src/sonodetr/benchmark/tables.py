@@ -39,7 +39,6 @@ _TABLES: dict[str, _Columns] = {
 _KINDS: _Columns = {
     "kind": lambda kind: kind["kind"],
     "operators": lambda kind: str(kind["operators"]),
-    "share": lambda kind: f"{kind['share']:.0%}",
     "ms": lambda kind: f"{kind['ms']:.3f}",
     "floor ms": lambda kind: f"{kind['floor_ms']:.3f}",
     "longest": lambda kind: ", ".join(
