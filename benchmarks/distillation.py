@@ -87,7 +87,13 @@ METHODS = {
         queries=("anchor",),
     ),
     "plain, twice as long": Method(fixed=("train.epochs=32",), queries=("anchor",)),
-    "plain, new views": Method(fixed=("data.augment.views=0",), queries=("anchor",)),
+    "plain, dense proposals": Method(fixed=("model.dense_proposals=true",), queries=("anchor",)),
+    "attention, dense proposals, 2D": Method(
+        "2D",
+        takes=("plain", "attention, 2D"),
+        fixed=("model.dense_proposals=true",),
+        queries=("anchor",),
+    ),
 }
 # Few labels, the other training recordings unlabelled: as many steps, and as many pictures in each.
 for _percent in (5, 10, 25):
@@ -95,9 +101,6 @@ for _percent in (5, 10, 25):
     _epochs = 16 * 100 // _percent
     _few = (_share, f"train.epochs={_epochs}", f"train.validate_epochs={_epochs // 4}")
     METHODS[f"plain, {_percent}% of labels"] = Method(fixed=_few, queries=("anchor",))
-    METHODS[f"plain, new views, {_percent}% of labels"] = Method(
-        fixed=(*_few, "data.augment.views=0"), queries=("anchor",)
-    )
     METHODS[f"both, 2D, {_percent}% of labels"] = Method(
         "2D",
         takes=METHODS["both, 2D"].takes,

@@ -171,6 +171,10 @@ class ModelConfig(Section):
     query_groups: int = Field(
         4, ge=1, description="anchor: groups of queries in training; one at inference"
     )
+    dense_proposals: bool = Field(
+        False,
+        description="anchor: in training every token answers, not only those chosen as anchors",
+    )
     classification: Literal["focal", "softmax"] = Field(
         "focal",
         description="focal: one sigmoid a class; softmax: with a no-object class, as published",

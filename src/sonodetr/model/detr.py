@@ -1,6 +1,7 @@
 """The detection transformer: backbone, encoder, decoder, heads."""
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -156,9 +157,10 @@ class DETR(nn.Module):
         groups = self.groups if self.training else 1
         queries = self.queries.weight[: self.config.num_queries * groups]
         decode = self._decode_anchors if self.anchored else self._decode_learned
+        offers = None
         if self.anchored:
-            proposed, cells = self._propose(tokens, grid, groups)
-            anchors = (logit(cells) + self.box_head(proposed)).sigmoid()
+            offers, cells = self._offer(tokens, grid, groups)
+            proposed, anchors = self._choose(offers, cells)
             queries = queries + proposed
             own = decode(queries, anchors, memory, groups, capture)
             features, boxes = own.features, own.boxes_cxcywh
@@ -171,20 +173,48 @@ class DETR(nn.Module):
             features, boxes = own.features, own.boxes_cxcywh
         if guide is not None:
             own = decode(guide.queries, guide.anchors, memory, 1, capture)
-        points = None
-        if self.point_head is not None:
-            offsets = self.point_head(features).unflatten(-1, (2, 2))
-            points = boxes[..., None, :2] + offsets * boxes[..., None, 2:]
-        return Outputs(
+        outputs = Outputs(
             logits=self.class_head(features),
             boxes_cxcywh=boxes,
-            points=points,
+            points=self._points(features, boxes),
             memory=tokens,
             queries=queries,
             grid=grid,
             groups=groups,
             attention=Attention(encoder_maps, own.decoder_maps, own.cross_maps),
         )
+        if offers is not None and self.training and self.config.dense_proposals:
+            outputs = replace(outputs, proposals=self._answer_everywhere(outputs, offers, cells))
+        return outputs
+
+    def _answer_everywhere(
+        self,
+        outputs: Outputs,
+        offers: Float[Tensor, "batch groups cells dim"],
+        cells_cxcywh: Float[Tensor, "cells 4"],
+    ) -> Outputs:
+        """What the chosen proposals answer, from all of them."""
+        features = offers.flatten(1, 2)[None]
+        boxes = logit(cells_cxcywh).repeat(outputs.groups, 1) + self.box_head(features)
+        return replace(
+            outputs,
+            logits=self.class_head(features),
+            boxes_cxcywh=boxes.sigmoid(),
+            points=self._points(features, boxes.sigmoid()),
+            queries=features[0],
+            attention=Attention(),
+        )
+
+    def _points(
+        self,
+        features: Float[Tensor, "layers batch queries dim"],
+        boxes_cxcywh: Float[Tensor, "layers batch queries 4"],
+    ) -> Float[Tensor, "layers batch queries 2 2"] | None:
+        """Two points a box, from its centre and in units of its size."""
+        if self.point_head is None:
+            return None
+        offsets = self.point_head(features).unflatten(-1, (2, 2))
+        return boxes_cxcywh[..., None, :2] + offsets * boxes_cxcywh[..., None, 2:]
 
     def embed(
         self, images: Float[Tensor, "batch channels time height width"]
@@ -275,25 +305,33 @@ class DETR(nn.Module):
             features, boxes = features[-1:], boxes[-1:]
         return _Decoded(torch.stack(features), torch.stack(boxes), decoder_maps, cross_maps)
 
-    def _propose(
+    def _offer(
         self, memory: Float[Tensor, "batch tokens dim"], grid: Grid, groups: int
+    ) -> tuple[Float[Tensor, "batch groups cells dim"], Float[Tensor, "cells 4"]]:
+        """What every token of the last frame offers to each query group, and the box around it."""
+        current = memory[:, -grid.height * grid.width :]
+        offers = torch.stack([project(current) for project in self.proposals[:groups]], 1)
+        return offers, _cell_boxes(grid).to(memory)
+
+    def _choose(
+        self,
+        offers: Float[Tensor, "batch groups cells dim"],
+        cells_cxcywh: Float[Tensor, "cells 4"],
     ) -> tuple[Float[Tensor, "batch queries dim"], Float[Tensor, "batch queries 4"]]:
-        """The tokens of the last frame that look most like an object, and boxes around them.
+        """The offers that look most like an object, and the boxes they propose.
 
         As in two-stage Deformable DETR (Zhu et al. 2021, section 4), but read by the decoder's own
         heads; each group projects the tokens in its own way and so chooses for itself.
         """
-        current = memory[:, -grid.height * grid.width :]
-        cells = _cell_boxes(grid).to(memory)
-        rows = torch.arange(len(memory), device=memory.device)[:, None]
+        likeness = self.class_head(offers).amax(-1)
+        chosen = likeness.topk(self.config.num_queries, dim=-1).indices
+        clips = torch.arange(len(offers), device=offers.device)[:, None]
         features, boxes = [], []
-        for project in self.proposals[:groups]:
-            projected = project(current)
-            likeness = self.class_head(projected).amax(-1)
-            chosen = likeness.topk(self.config.num_queries, dim=1).indices
-            features.append(projected[rows, chosen])
-            boxes.append(cells[chosen])
-        return torch.cat(features, 1), torch.cat(boxes, 1)
+        for group in range(offers.shape[1]):
+            features.append(offers[:, group][clips, chosen[:, group]])
+            boxes.append(cells_cxcywh[chosen[:, group]])
+        proposed = torch.cat(features, 1)
+        return proposed, (logit(torch.cat(boxes, 1)) + self.box_head(proposed)).sigmoid()
 
 
 def _keep(maps: Maps, number: int, probabilities: Tensor | None) -> None:

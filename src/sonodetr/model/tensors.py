@@ -112,6 +112,8 @@ class Outputs:
         grid: how `memory`'s tokens lie on the picture.
         groups: number of query groups that `queries` holds.
         attention: the maps that were asked for.
+        proposals: the answers of every token of the last frame, as one layer, for each group; only
+            in training, and only of a model with `dense_proposals`.
     """
 
     logits: Float[Tensor, "layers batch queries classes"]
@@ -122,6 +124,7 @@ class Outputs:
     grid: Grid
     groups: int
     attention: Attention
+    proposals: "Outputs | None" = None
 
     def first(self, clips: int) -> "Outputs":
         """Those of the first clips, without attention."""
@@ -133,4 +136,5 @@ class Outputs:
             memory=self.memory[:clips],
             queries=self.queries[:clips],
             attention=Attention(),
+            proposals=None if self.proposals is None else self.proposals.first(clips),
         )
