@@ -18,6 +18,18 @@ COMPACT = {"name": "compact", "width": 8, "depths": [1, 1, 1, 1]}
 RESNET = {"name": "resnet", "width": 8, "depths": [1, 1, 2, 1], "bottleneck": True}
 EFFICIENTNET = {"name": "efficientnet_lite0"}
 
+ANCHOR = {"points": True}
+LEARNED = {"queries": "learned", "classification": "softmax"}
+# Format, backbone, model, data: every kind of each at least once.
+KINDS = {
+    "compact-onnx": ("onnx", COMPACT, ANCHOR, {}),
+    "compact-openvino": ("openvino", COMPACT, ANCHOR, {}),
+    "resnet-colour": ("onnx", RESNET, LEARNED, {"channels": 3}),
+    "efficientnet": ("openvino", EFFICIENTNET, LEARNED, {}),
+    "mixing": ("onnx", {"temporal": "mixing"}, ANCHOR, {"clip_frames": 3, "clip_step": 2}),
+    "factorised": ("openvino", COMPACT | {"temporal": "factorised"}, {}, {"clip_frames": 2}),
+}
+
 
 def config_of(backbone: dict[str, Any], model: dict[str, Any], **data: Any) -> Config:
     shape = {

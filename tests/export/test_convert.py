@@ -1,16 +1,14 @@
 """Exports: they answer what torch does, and nothing is left of one that fails."""
 
-import copy
 import errno
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from runs import CLASSES, COMPACT, EFFICIENTNET, RESNET, config_of, save_huggingface, write_run
+from runs import CLASSES, KINDS
 from sonodetr.contract import check_files, read_contract, sha256
 from sonodetr.export import convert
 from sonodetr.export.convert import export_model
@@ -18,55 +16,9 @@ from sonodetr.files import InputError
 from sonodetr.predictor import load
 from sonodetr.types import Frame
 
-ANCHOR = {"points": True}
-LEARNED = {"queries": "learned", "classification": "softmax"}
-# Format, backbone, model, data: every kind of each at least once.
-KINDS = {
-    "compact-onnx": ("onnx", COMPACT, ANCHOR, {}),
-    "compact-openvino": ("openvino", COMPACT, ANCHOR, {}),
-    "resnet-colour": ("onnx", RESNET, LEARNED, {"channels": 3}),
-    "efficientnet": ("openvino", EFFICIENTNET, LEARNED, {}),
-    "mixing": ("onnx", {"temporal": "mixing"}, ANCHOR, {"clip_frames": 3, "clip_step": 2}),
-    "factorised": ("openvino", COMPACT | {"temporal": "factorised"}, {}, {"clip_frames": 2}),
-}
-Exported = Callable[[str], tuple[Path, Path]]
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Run folder and exported folder of a kind; made once."""
-    folder = tmp_path_factory.mktemp("exported")
-    kept, trace = {}, convert._to_onnx
-
-    def traced(graph):
-        """The same model for two formats is traced once, since that takes seconds."""
-        key = (
-            graph.example.shape,
-            graph.outputs,
-            [p.sum().item() for p in graph.module.parameters()],
-        )
-        if str(key) not in kept:
-            kept[str(key)] = trace(graph)
-        return copy.deepcopy(kept[str(key)])
-
-    def make(kind: str) -> tuple[Path, Path]:
-        run, out = folder / "runs" / kind, folder / kind
-        if not out.exists():
-            format, backbone, model, data = KINDS[kind]
-            if kind == "mixing":
-                backbone = backbone | save_huggingface(folder / "huggingface")
-            config = config_of(backbone, model, **data)
-            write_run(run, config, {"train": {"a": [0]}, "validation": {}, "test": {}})
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(convert, "_to_onnx", traced)
-                export_model(run, out, format=format)
-        return run, out
-
-    return make
-
 
 @pytest.fixture
-def ready(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> Path:
+def ready(exported, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run folder whose graphs need not be traced again."""
     run, out = exported("compact-onnx")
 

@@ -45,3 +45,14 @@ def add_outputs(graph: Any, names: Sequence[str]) -> None:
         graph.graph.output.append(
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
         )
+
+
+def convolutions(graph: Any) -> list[str]:
+    """Names of the convolutions, those nearer to the input first."""
+    if isinstance(graph, onnx.ModelProto):
+        return [node.name for node in graph.graph.node if node.op_type == "Conv"]
+    return [
+        node.get_friendly_name()
+        for node in graph.get_ordered_ops()
+        if node.get_type_name() in ("Convolution", "GroupConvolution")
+    ]
