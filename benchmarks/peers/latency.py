@@ -76,6 +76,7 @@ def open_graph(path: Path, runtime: str, threads: int) -> Callable[[np.ndarray],
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": False,
     }
     compiled = openvino.Core().compile_model(path, "CPU", hints)
     return lambda tensor: list(compiled([tensor]).values())

@@ -184,7 +184,7 @@ def export(name: str, side: int, folder: Path) -> Path:
     YOLO goes through ultralytics' own exporter, the others through torch's, with their
     re-parameterised blocks fused as their authors do when they deploy.
     """
-    path = folder / f"{name}-{side}.onnx"
+    path = folder.resolve() / f"{name}-{side}.onnx"  # its export changes the working folder
     if path.is_file():
         return path
     check_published(name)
