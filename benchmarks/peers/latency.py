@@ -12,7 +12,6 @@ replaced, the others are kept.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from answers import found_of, graph_cost, network_input
 
 from sonodetr.benchmark.machine import describe
 from sonodetr.contract import read_contract
-from sonodetr.files import InputError, write_json
+from sonodetr.files import InputError, read_json, write_json
 
 RUNTIMES = ("onnx", "openvino")
 TURN = 10  # calls before the next detector's turn; the first one finds other data in the caches
@@ -167,6 +166,26 @@ def table(results: Sequence[dict[str, Any]], side: int) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Time all detectors in every combination asked for, each written as soon as it is done.
+
+    Raises:
+        InputError: an exported folder cannot be used, or nothing can be written.
+    """
+    results = read_json(options.out)["results"] if options.out.is_file() else []
+    ways = [(s, r, t) for s in options.sizes for r in options.runtimes for t in options.threads]
+    for side, runtime, threads in ways:
+        found = [ours(folder, side, runtime, threads) for folder in options.ours]
+        detectors = [detector for detector in found if detector is not None]
+        detectors += [peer(name, side, runtime, threads, options.cache) for name in options.peers]
+        way = {"side": side, "runtime": runtime, "threads": threads}
+        rows = in_turns(detectors, side, options.calls)
+        results = [each for each in results if not way.items() <= each.items()]
+        results.append(way | {"detectors": rows, "calls": options.calls, "machine": describe()})
+        write_json(options.out, {"results": results})
+    return results
+
+
 def main() -> None:
     from models import PEERS
 
@@ -180,17 +199,12 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/peers/onnx"))
     parser.add_argument("--out", type=Path, default=Path("runs/peers/latency.json"))
     options = parser.parse_args()
-    results = json.loads(options.out.read_text())["results"] if options.out.is_file() else []
-    ways = [(s, r, t) for s in options.sizes for r in options.runtimes for t in options.threads]
-    for side, runtime, threads in ways:
-        found = [ours(folder, side, runtime, threads) for folder in options.ours]
-        detectors = [detector for detector in found if detector is not None]
-        detectors += [peer(name, side, runtime, threads, options.cache) for name in options.peers]
-        way = {"side": side, "runtime": runtime, "threads": threads}
-        rows = in_turns(detectors, side, options.calls)
-        results = [each for each in results if not way.items() <= each.items()]
-        results.append(way | {"detectors": rows, "calls": options.calls, "machine": describe()})
-        write_json(options.out, {"results": results})
+    if wrong := [side for side in options.sizes if side % 32]:
+        parser.error(f"--sizes {wrong[0]}: the peers' inputs are multiples of 32 pixels")
+    try:
+        results = measure(options)
+    except InputError as error:
+        parser.exit(2, f"{error}\n")
     for side in sorted({each["side"] for each in results}):
         print(f"\n{side} x {side} pixels, one picture, p50 / p95 in ms\n\n{table(results, side)}")
 
