@@ -57,7 +57,7 @@ def _planned(name: str, folder: Path, options: argparse.Namespace, parts: Any, d
     """Pictures to see, decided once for a run."""
     path = folder / "plan.json"
     if not path.is_file():
-        plan = {"samples": options.samples}
+        plan: dict[str, Any] = {"samples": options.samples}
         if options.minutes:
             if name == "dfine-n":
                 from train_dfine import seconds_per_sample
@@ -69,8 +69,11 @@ def _planned(name: str, folder: Path, options: argparse.Namespace, parts: Any, d
                 taken_s = seconds_per_sample(name, data, folder, options.side)
             samples = int(options.minutes * 60 / taken_s)
             plan = {"samples": samples, "seconds_per_sample": taken_s}
-        write_json(path, plan)
-    return int(read_json(path)["samples"])
+        write_json(path, plan | {"pictures": data.parent.name})
+    plan = read_json(path)
+    if plan["pictures"] != data.parent.name:
+        raise InputError(f"{folder}: was trained on other pictures; choose another --out")
+    return int(plan["samples"])
 
 
 def table(results: list[dict[str, Any]]) -> str:
