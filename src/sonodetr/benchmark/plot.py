@@ -49,6 +49,7 @@ def plot_pareto(path: Path, rows: Sequence[dict[str, Any]]) -> bool:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter
     except ImportError:
         raise InputError(
             "the plot of AP against latency needs matplotlib; run: pip install 'sonodetr[train]'"
@@ -59,13 +60,18 @@ def plot_pareto(path: Path, rows: Sequence[dict[str, Any]]) -> bool:
     points = [(row["frame_ms"]["p50"], row["ap"]) for row in rows]
     front = [points[index] for index in pareto_front(points)]
     latencies, aps = zip(*front, strict=True)
-    axes.plot(latencies, aps, "-", color="0.6", linewidth=1.2, zorder=1, label="Pareto front")
+    line = {"color": "0.6", "linewidth": 1.2, "drawstyle": "steps-post"}
+    axes.plot(latencies, aps, zorder=1, label="Pareto front", **line)
     names = list(dict.fromkeys(_name(row) for row in rows))
     for place, name in enumerate(names):
         colour, marker = _LOOKS[place % len(_LOOKS)]
         own = [point for row, point in zip(rows, points, strict=True) if _name(row) == name]
         axes.plot(*zip(*own, strict=True), marker, color=colour, label=name, zorder=2)
     axes.set_xscale("log")
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_major_formatter(plain)
+    axes.xaxis.set_minor_formatter(plain)
+    axes.margins(0.1, 0.25)
     axes.set(xlabel="Median latency of a frame (ms)", ylabel="AP, IoU 0.50:0.95")
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
