@@ -60,8 +60,7 @@ def plot_pareto(path: Path, rows: Sequence[dict[str, Any]]) -> bool:
     points = [(row["frame_ms"]["p50"], row["ap"]) for row in rows]
     front = [points[index] for index in pareto_front(points)]
     latencies, aps = zip(*front, strict=True)
-    line = {"color": "0.6", "linewidth": 1.2, "drawstyle": "steps-post"}
-    axes.plot(latencies, aps, zorder=1, label="Pareto front", **line)
+    axes.step(latencies, aps, where="post", color="0.6", zorder=1, label="Pareto front")
     names = list(dict.fromkeys(_name(row) for row in rows))
     for place, name in enumerate(names):
         colour, marker = _LOOKS[place % len(_LOOKS)]
