@@ -1,6 +1,7 @@
 """Exported folders, made once for all tests."""
 
 import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,3 +45,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         return run, out
 
     return make
+
+
+@pytest.fixture
+def ready(exported, monkeypatch):
+    """A run folder whose graphs need not be traced again."""
+    folder, out = exported("compact-onnx")
+
+    def write(model, config, folder, format):
+        shutil.copyfile(out / "detect.onnx", folder / "detect.onnx")
+        return {"detect": "detect.onnx"}
+
+    monkeypatch.setattr(convert, "_write_graphs", write)
+    return folder

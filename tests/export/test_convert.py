@@ -17,19 +17,6 @@ from sonodetr.predictor import load
 from sonodetr.types import Frame
 
 
-@pytest.fixture
-def ready(exported, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run folder whose graphs need not be traced again."""
-    run, out = exported("compact-onnx")
-
-    def write(model, config, folder, format):
-        shutil.copyfile(out / "detect.onnx", folder / "detect.onnx")
-        return {"detect": "detect.onnx"}
-
-    monkeypatch.setattr(convert, "_write_graphs", write)
-    return run
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_exported_models_answer_what_torch_does(exported, kind):
     run, out = exported(kind)

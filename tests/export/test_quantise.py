@@ -25,7 +25,7 @@ def data(tiny_training: Path) -> Path:
 
 
 @pytest.fixture
-def ready(exported, data, tmp_path, monkeypatch):
+def trained(exported, data, tmp_path, monkeypatch):
     """A run folder of a kind that was trained on these stills; its graphs are traced already."""
 
     def make(kind: str) -> Path:
@@ -50,8 +50,8 @@ def ready(exported, data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["compact-openvino", "mixing"])
-def test_eight_bits(ready, data, tmp_path, kind, capfd):
-    run, out = ready(kind), tmp_path / "out"
+def test_eight_bits(trained, data, tmp_path, kind, capfd):
+    run, out = trained(kind), tmp_path / "out"
     format = "openvino" if "openvino" in kind else "onnx"
     contract = export_model(run, out, format=format, int8=True, calibration=data)
     assert read_contract(out) == contract
@@ -84,8 +84,8 @@ def refused(run: Path, data: Path, **options) -> str:
     return str(error.value)
 
 
-def test_other_data(ready, data, tmp_path, tiny_video):
-    run = ready("compact-onnx")
+def test_other_data(trained, data, tmp_path, tiny_video):
+    run = trained("compact-onnx")
     document = json.loads(data.read_text())
     document["categories"][0]["name"] = "tendon"
     other = tmp_path / "other"

@@ -1,16 +1,16 @@
 """`sonodetr export`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from sonodetr.files import InputError
-from sonodetr.verbs.answers import Json, Model, answer
+from sonodetr.verbs.answers import Json, answer
 
 
 def export(
-    model: Model,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="run folder, as train writes it")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="folder to write")],
     format: Annotated[
         Literal["onnx", "openvino"], typer.Option(help="runtime that is to run it")
@@ -73,7 +73,7 @@ def export(
     answer(result, json_out, _text(result))
 
 
-def _text(result: dict) -> str:
+def _text(result: dict[str, Any]) -> str:
     """One line: size, distance from torch, and what 8 bits cost."""
     parity = result["parity"]
     furthest = max(parity["largest_difference"].values())
