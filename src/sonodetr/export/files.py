@@ -47,12 +47,12 @@ def add_outputs(graph: Any, names: Sequence[str]) -> None:
         )
 
 
-def convolutions(graph: Any) -> list[str]:
-    """Names of the convolutions, those nearer to the input first."""
+def operators(graph: Any) -> list[tuple[str, bool]]:
+    """Name of every operator, and whether it is a convolution; inputs before what reads them."""
     if isinstance(graph, onnx.ModelProto):
-        return [node.name for node in graph.graph.node if node.op_type == "Conv"]
+        return [(node.name, node.op_type == "Conv") for node in graph.graph.node]
+    kinds = ("Convolution", "GroupConvolution")
     return [
-        node.get_friendly_name()
+        (node.get_friendly_name(), node.get_type_name() in kinds)
         for node in graph.get_ordered_ops()
-        if node.get_type_name() in ("Convolution", "GroupConvolution")
     ]

@@ -17,7 +17,7 @@ from sonodetr.evaluation.evaluate import check_classes, detect, units_of
 from sonodetr.evaluation.matches import Matches, match
 from sonodetr.evaluation.metrics import average_precisions
 from sonodetr.evaluation.statistics import Figures, paired_differences
-from sonodetr.export.files import convolutions, read_graph, write_graph
+from sonodetr.export.files import operators, read_graph, write_graph
 from sonodetr.export.parity import clips_of, open_graphs
 from sonodetr.files import InputError, read_json
 from sonodetr.formats import read
@@ -86,9 +86,7 @@ def quantise_graphs(
 
 
 def _quantised(graph: Any, taken: str, arrays: Sequence[np.ndarray]) -> Any:
-    """The graph with its convolutions in 8 bits, except that which reads the picture.
-
-    What that saves and costs, against 8 bits throughout: docs/export.md.
+    """The graph with its convolutional part in 8 bits.
 
     Args:
         graph: as `read_graph` gives it.
@@ -100,8 +98,7 @@ def _quantised(graph: Any, taken: str, arrays: Sequence[np.ndarray]) -> Any:
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    first = [] if taken == "features" else convolutions(graph)[:1]
-    # The sums of processors without 8-bit dot products overflow, unless weights have 7 bits.
+    # Without dot products of 8 bits (before AVX-VNNI) sums overflow, unless weights have 7 bits.
     seven_bits = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
     with (
         progress_bar("calibrate", len(arrays), "examples") as advance,
@@ -116,13 +113,19 @@ def _quantised(graph: Any, taken: str, arrays: Sequence[np.ndarray]) -> Any:
         return nncf.quantize(
             graph,
             nncf.Dataset(arrays, example),
-            preset=nncf.QuantizationPreset.MIXED,
-            model_type=nncf.ModelType.TRANSFORMER,
-            fast_bias_correction=True,
             subset_size=len(arrays),
-            ignored_scope=nncf.IgnoredScope(names=first, types=["MatMul", "Gemm"], validate=False),
+            ignored_scope=nncf.IgnoredScope(names=_kept(graph, taken), validate=False),
             advanced_parameters=seven_bits,
         )
+
+
+def _kept(graph: Any, taken: str) -> list[str]:
+    """Operators that stay in float32: all after the last convolution, and the first convolution,
+    where it reads the picture. What that saves and costs: docs/export.md."""
+    names, convolutional = zip(*operators(graph), strict=True)
+    places = np.flatnonzero(convolutional)
+    first = [] if taken == "features" else [names[places[0]]]
+    return [*first, *names[places[-1] + 1 :]]
 
 
 def held_out_loss(before: Path, after: Path, data: Calibration, allowed: float) -> dict[str, Any]:
