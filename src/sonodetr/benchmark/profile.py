@@ -109,15 +109,13 @@ def profile(
 
 
 def _onnx(path: str, threads: int) -> Profiled:
-    import onnxruntime
+    from sonodetr.engines.onnx import open_session, session_options
 
     folder = tempfile.TemporaryDirectory(prefix="sonodetr-profile-")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = session_options(threads)
     options.enable_profiling = True
     options.profile_file_prefix = os.path.join(folder.name, "profile")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = open_session(path, options)
     (taken,) = session.get_inputs()
 
     def run(array: np.ndarray) -> list[np.ndarray]:
@@ -137,18 +135,17 @@ def _onnx(path: str, threads: int) -> Profiled:
 
 
 def _openvino(path: str, threads: int) -> Profiled:
-    import openvino
+    from sonodetr.engines.openvino import compile_options, core
 
-    core = openvino.Core()
-    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    options |= {"ENABLE_CPU_PINNING": False, "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": True}
-    request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
+    options = compile_options(threads) | {"PERF_COUNT": True}
+    model = core().compile_model(core().read_model(path), "CPU", options)
+    request = model.create_infer_request()
     found: Operators = defaultdict(lambda: {"seconds": 0.0, "count": 0.0})
 
     def run(array: np.ndarray) -> list[np.ndarray]:
         answers = [*request.infer([array]).values()]
         for node in request.profiling_info:
-            if node.status == openvino.ProfilingInfo.Status.EXECUTED:
+            if node.status.name == "EXECUTED":
                 found[node.node_type]["seconds"] += node.real_time.total_seconds()
                 found[node.node_type]["count"] += 1
         return answers

@@ -22,12 +22,8 @@ def core() -> openvino.Core:
     return openvino.Core()
 
 
-def open_graph(path: Path, threads: int) -> Graph:
-    """Open a graph; 0 threads leave their number to OpenVINO.
-
-    Raises:
-        InputError: this version cannot run the graph.
-    """
+def compile_options(threads: int) -> dict[str, Any]:
+    """How graphs are run; 0 threads leave their number to OpenVINO."""
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         # Without it, processors that have bfloat16 would answer differently.
@@ -37,8 +33,17 @@ def open_graph(path: Path, threads: int) -> Graph:
     }
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
+    return options
+
+
+def open_graph(path: Path, threads: int) -> Graph:
+    """Open a graph; 0 threads leave their number to OpenVINO.
+
+    Raises:
+        InputError: this version cannot run the graph.
+    """
     try:
-        model = core().compile_model(core().read_model(path), "CPU", options)
+        model = core().compile_model(core().read_model(path), "CPU", compile_options(threads))
     except RuntimeError as error:
         reason = str(error).splitlines()[-1]
         raise InputError(
