@@ -9,7 +9,7 @@ def test_one_line(ready, tmp_path, capsys):
     assert run(["export", str(ready), str(tmp_path / "out")]) == 0
     line = capsys.readouterr().out
     size = sum(path.stat().st_size for path in (tmp_path / "out").iterdir()) / 1e6
-    assert line.startswith(f"{tmp_path / 'out'}: onnx, float32, {size:.2f} MB; at most ")
+    assert line.startswith(f"{tmp_path / 'out'}: onnx, float32, {size:.2f} MB; in float32 at most ")
     assert line.endswith(" from torch on 6 frames\n")
 
 

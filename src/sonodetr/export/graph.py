@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sonodetr.model.backbone import Backbone
+from sonodetr.model.backbone import Backbone, Features
 from sonodetr.model.detr import DETR, Capture
 from sonodetr.model.tensors import Outputs
 
@@ -38,7 +38,11 @@ class Head(nn.Module):
 
     def forward(self, features: Float[Tensor, "time channels h w"]) -> tuple[Tensor, ...]:
         """Returns `ANSWERS` of the best detections, best first, then `EVERYTHING`."""
-        outputs = self.model.detect(*self.model.tokens(features, self.time), Capture())
+        return self.answers(Features(features, None))
+
+    def answers(self, seen: Features) -> tuple[Tensor, ...]:
+        """The same from all that a backbone gives."""
+        outputs = self.model.detect(self.model.tokens(seen, self.time), Capture())
         rows = everything(outputs, self.model.config.classification)
         return *_best(rows, self.model.config.classification), *rows
 
@@ -53,7 +57,7 @@ class Detect(nn.Module):
     def forward(self, pictures: UInt8[Tensor, "time height width channels"]) -> tuple[Tensor, ...]:
         """Returns what `Head` does."""
         images = pictures.permute(0, 3, 1, 2).float()
-        return self.head(self.backbone.see(images, self.head.time))
+        return self.head.answers(self.backbone.see(images, self.head.time))
 
 
 class FrameFeatures(nn.Module):
@@ -67,7 +71,7 @@ class FrameFeatures(nn.Module):
         self, picture: UInt8[Tensor, "height width channels"]
     ) -> Float[Tensor, "features h w"]:
         """Returns the features of the picture, before frames meet."""
-        return self.backbone.see(picture.permute(2, 0, 1)[None].float())[0]
+        return self.backbone.see(picture.permute(2, 0, 1)[None].float()).coarse[0]
 
 
 def everything(outputs: Outputs, classification: str) -> tuple[Tensor, ...]:
@@ -120,7 +124,8 @@ def graphs_of(
     points = () if model.point_head is None else ("points",)
     outputs = tuple(name for name in (*ANSWERS, *EVERYTHING) if points or "points" not in name)
     pictures = torch.zeros(time, *image_size, channels, dtype=torch.uint8)
-    if time == 1 or model.backbone.factorised:
+    # Dense proposals also want the finer map of the last frame, so frames are not kept apart.
+    if time == 1 or model.backbone.factorised or model.backbone.fine_channels:
         return {"detect": Graph(Detect(model, time), "pictures", pictures, outputs)}
     frame = FrameFeatures(model.backbone)
     features = torch.zeros(time, *frame(pictures[0]).shape)

@@ -96,10 +96,15 @@ def _quantised(graph: Any, taken: str, arrays: Sequence[np.ndarray]) -> Any:
     # nncf would tell its makers of every use; what is missing tells nothing.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import nncf
+    from nncf.quantization.advanced_parameters import QuantizationParameters
 
     nncf.set_log_level(logging.ERROR)
-    # Without dot products of 8 bits (before AVX-VNNI) sums overflow, unless weights have 7 bits.
-    seven_bits = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
+    parameters = nncf.AdvancedQuantizationParameters(
+        # Sums of processors without 8-bit dot products (VNNI) overflow, unless weights have 7 bits.
+        overflow_fix=nncf.OverflowFix.ENABLE,
+        # One scale a map: ONNX Runtime runs depthwise convolutions with more of them in float32.
+        activations_quantization_params=QuantizationParameters(per_channel=False),
+    )
     with (
         progress_bar("calibrate", len(arrays), "examples") as advance,
         open(os.devnull, "w") as nowhere,
@@ -115,7 +120,7 @@ def _quantised(graph: Any, taken: str, arrays: Sequence[np.ndarray]) -> Any:
             nncf.Dataset(arrays, example),
             subset_size=len(arrays),
             ignored_scope=nncf.IgnoredScope(names=_kept(graph, taken), validate=False),
-            advanced_parameters=seven_bits,
+            advanced_parameters=parameters,
         )
 
 

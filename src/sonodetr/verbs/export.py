@@ -80,10 +80,14 @@ def _text(result: dict[str, Any]) -> str:
     frames = parity["frames"]["simulated"] + parity["frames"]["real"]
     text = (
         f"{result['out']}: {result['runtime']}, {result['precision']}, "
-        f"{result['bytes'] / 1e6:.2f} MB; at most {furthest:.1e} from torch on {frames} frames"
+        f"{result['bytes'] / 1e6:.2f} MB; in float32 at most {furthest:.1e} from torch on "
+        f"{frames} frames"
     )
     if "int8" not in parity:
         return text
     ap, loss = parity["int8"], parity["int8"]["loss"]
-    interval = "" if loss["low"] is None else f" (loses {loss['low']:+.4f} to {loss['high']:+.4f})"
-    return f"{text} before, AP {ap['before']:.4f} to {ap['after']:.4f} in 8 bits{interval}"
+    interval = "" if loss["low"] is None else f" ({loss['low']:.4f} to {loss['high']:.4f})"
+    return (
+        f"{text}; AP {ap['before']:.4f}, in 8 bits {ap['after']:.4f}, a loss of "
+        f"{loss['value']:.4f}{interval} on {ap['frames']} frames"
+    )
