@@ -87,13 +87,6 @@ METHODS = {
         queries=("anchor",),
     ),
     "plain, twice as long": Method(fixed=("train.epochs=32",), queries=("anchor",)),
-    "plain, dense proposals": Method(fixed=("model.dense_proposals=true",), queries=("anchor",)),
-    "attention, dense proposals, 2D": Method(
-        "2D",
-        takes=("plain", "attention, 2D"),
-        fixed=("model.dense_proposals=true",),
-        queries=("anchor",),
-    ),
 }
 # Few labels, the other training recordings unlabelled: as many steps, and as many pictures in each.
 for _percent in (5, 10, 25):

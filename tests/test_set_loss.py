@@ -398,17 +398,3 @@ def test_one_picture_is_learnt(queries: str, kind: str) -> None:
         xyxy_from_cxcywh(target.boxes_cxcywh.numpy()),
     )
     assert overlap.item() > 0.8
-
-
-def test_answers_of_all_tokens_are_priced_as_one_more_layer() -> None:
-    outputs, targets = random_outputs(groups=2), random_targets((2, 1))
-    torch.manual_seed(2)
-    tokens = outputs_of(torch.randn(1, BATCH, 22, CLASSES), torch.rand(1, BATCH, 22, 4), groups=2)
-    apart = [set_loss(each, targets, PLAIN, "focal") for each in (outputs, tokens)]
-    both = set_loss(replace(outputs, proposals=tokens), targets, PLAIN, "focal")
-    for name, value in vars(both).items():
-        expected = torch.cat([getattr(each, name) for each in apart])
-        assert torch.equal(value, expected)
-    final = LossConfig(auxiliary=False)
-    alone = set_loss(replace(outputs, proposals=tokens), targets, final, "focal")
-    assert torch.equal(alone.total, set_loss(outputs, targets, final, "focal").total)

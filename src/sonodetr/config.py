@@ -171,9 +171,10 @@ class ModelConfig(Section):
     query_groups: int = Field(
         4, ge=1, description="anchor: groups of queries in training; one at inference"
     )
-    dense_proposals: bool = Field(
-        False,
-        description="anchor: in training every token answers, not only those chosen as anchors",
+    proposals: Literal["tokens", "dense"] = Field(
+        "tokens",
+        description="anchor: boxes to start from are chosen among the encoder's tokens, or among "
+        "the answers of a finer grid that has a loss of its own (backbone.stride 16 or 32)",
     )
     classification: Literal["focal", "softmax"] = Field(
         "focal",
@@ -200,6 +201,7 @@ class LossConfig(Section):
     box_l1: float = Field(5.0, ge=0, description="weight of the L1 distance of boxes")
     box_giou: float = Field(2.0, ge=0, description="weight of the generalised IoU")
     points: float = Field(5.0, ge=0, description="weight of the L1 distance of points")
+    dense: float = Field(1.0, ge=0, description="weight of the loss of dense proposals")
     no_object: float = Field(0.1, gt=0, description="softmax: weight of the no-object class")
     focal_alpha: float = Field(0.25, gt=0, lt=1, description="focal: weight of the positive term")
     focal_gamma: float = Field(2.0, ge=0, description="focal: how much easy examples are ignored")
@@ -313,6 +315,16 @@ class Config(Section):
             raise ValueError(
                 f"{height} x {width} pixels at stride {stride} are {tokens} tokens, fewer than "
                 f"model.num_queries {self.model.num_queries}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _finer_map(self) -> "Config":
+        dense = self.model.proposals == "dense" and self.model.queries == "anchor"
+        if dense and self.model.backbone.stride == 8:
+            raise ValueError(
+                "model.proposals dense needs a map finer than the tokens'; set "
+                "model.backbone.stride=16 or 32"
             )
         return self
 

@@ -34,8 +34,7 @@ class SetLoss:
     """The terms of every decoder layer, already weighted; the last layer is the answer.
 
     Attributes:
-        classification, box_l1, box_giou, points: one value a decoder layer, and after them one for
-            the answers of all tokens, if there are any.
+        classification, box_l1, box_giou, points: one value a decoder layer.
     """
 
     classification: Float[Tensor, " layers"]
@@ -228,17 +227,11 @@ def set_loss(
         known = torch.isfinite(wanted_points)
         error = torch.where(known, distance - torch.nan_to_num(wanted_points), 0.0).abs()
         points = per_layer.index_add(0, matching.layer, error.sum((-2, -1))) / divisor
-    loss = SetLoss(
+    return SetLoss(
         config.classification * class_loss,
         config.box_l1 * box_l1,
         config.box_giou * box_giou,
         config.points * points,
-    )
-    if outputs.proposals is None:
-        return loss
-    dense = set_loss(outputs.proposals, targets, config, classification, num_objects)
-    return SetLoss(
-        *(torch.cat(pair) for pair in zip(vars(loss).values(), vars(dense).values(), strict=True))
     )
 
 
@@ -264,5 +257,4 @@ def last_layer(outputs: Outputs) -> Outputs:
         logits=outputs.logits[-1:],
         boxes_cxcywh=outputs.boxes_cxcywh[-1:],
         points=None if outputs.points is None else outputs.points[-1:],
-        proposals=None,
     )

@@ -188,15 +188,20 @@ def likeness_at(model: DETR, cells: dict[int, float]) -> Tensor:
     return memory
 
 
+def keep_boxes(model: DETR) -> None:
+    """Proposals answer with the boxes around their cells."""
+    with torch.no_grad():
+        model.box_head[-1].weight.zero_()
+        model.box_head[-1].bias.zero_()
+
+
 def test_proposals_are_the_most_likely_cells_of_each_group() -> None:
     model = build("anchor")
     memory = likeness_at(model, {20: 5.0, 0: 4.0, 8: 3.0, 13: 2.0, 6: 1.0})
     with torch.no_grad():  # the second group sees everything upside down
         model.proposals[1][0].weight.mul_(-1)
-    with torch.no_grad():  # boxes stay where their cells are
-        model.box_head[-1].weight.zero_()
-        model.box_head[-1].bias.zero_()
-    features, boxes = model._choose(*model._offer(memory, Grid(1, 3, 7), GROUPS))
+    keep_boxes(model)
+    features, boxes = model._propose(memory, Grid(1, 3, 7), GROUPS)
     assert features[0, :QUERIES, 0].tolist() == [5, 4, 3, 2, 1]
     assert features[0, QUERIES:, 0].tolist() == [9] * QUERIES
     # Cell 20 is row 2, column 6 of 3 x 7; 8 is row 1, column 1.
@@ -210,30 +215,10 @@ def test_proposals_come_from_the_last_frame() -> None:
     model = build("anchor")
     now = likeness_at(model, {1: 5.0, 2: 4.0, 3: 3.0, 4: 2.0, 5: 1.0})
     before = torch.full_like(now, 99.0)
-    offers, cells = model._offer(torch.cat((before, now), 1), Grid(2, 3, 7), 1)
-    features, _ = model._choose(offers, cells)
+    keep_boxes(model)
+    features, boxes = model._propose(torch.cat((before, now), 1), Grid(2, 3, 7), 1)
     assert features[0, :, 0].tolist() == [5, 4, 3, 2, 1]
-    torch.testing.assert_close(cells[1, :2], torch.tensor([1.5 / 7, 0.5 / 3]))
-
-
-def test_with_dense_proposals_every_token_answers_in_training() -> None:
-    model, images = build("anchor", points=True, dense_proposals=True), pictures()
-    outputs = model.train()(images)
-    dense = outputs.proposals
-    assert dense is not None
-    _, batch, rows, _ = dense.boxes_cxcywh.shape
-    cells = outputs.grid.height * outputs.grid.width
-    assert (batch, rows) == (len(images), GROUPS * cells)
-    # What was chosen as an anchor answers the same in both, group by group.
-    for name in ("logits", "boxes_cxcywh", "points"):
-        every = getattr(dense, name)[0, 0].unflatten(0, (GROUPS, cells)).flatten(2)
-        chosen = getattr(outputs, name)[0, 0].unflatten(0, (GROUPS, QUERIES)).flatten(2)
-        for group in range(GROUPS):
-            distances = torch.cdist(chosen[group], every[group]).amin(1)
-            torch.testing.assert_close(distances, torch.zeros(QUERIES), atol=1e-5, rtol=0)
-    assert len(outputs.first(1).proposals.logits[0]) == 1
-    assert model.eval()(images).proposals is None
-    assert build("anchor").train()(images).proposals is None
+    torch.testing.assert_close(boxes[0, 0, :2], torch.tensor([1.5 / 7, 0.5 / 3]))
 
 
 def test_anchors_move_by_the_box_head_of_each_layer() -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sonodetr.config import BackboneConfig, ModelConfig
-from sonodetr.model.backbone import build_backbone
+from sonodetr.model.backbone import Features, build_backbone
 from sonodetr.model.detr import DETR, Capture
 from sonodetr.model.temporal import TemporalBlock, with_past
 from sonodetr.model.tensors import Grid
@@ -45,7 +45,7 @@ def clips() -> Tensor:
 def tokens_by_place(model: DETR, images: Tensor) -> Tensor:
     """`[batch, time, rows, columns, hidden]`"""
     with torch.no_grad():
-        tokens, grid = model.embed(images)
+        tokens, grid, _ = model.embed(images)
     return tokens.unflatten(1, grid)
 
 
@@ -82,8 +82,8 @@ def test_block_by_hand() -> None:
 class Cells(nn.Module):
     """Features that are the mean of their cell."""
 
-    def see(self, frames: Tensor, time: int) -> Tensor:
-        return functional.avg_pool2d(frames, 16)
+    def see(self, frames: Tensor, time: int) -> Features:
+        return Features(functional.avg_pool2d(frames, 16), None)
 
     def join(self, features: Tensor, time: int) -> Tensor:
         return features
@@ -96,7 +96,7 @@ def test_tokens_are_in_order_time_slowest_and_width_fastest() -> None:
     places = torch.arange(BATCH * TIME * ROWS * COLUMNS, dtype=torch.float32)
     cells = places.reshape(BATCH, 1, TIME, ROWS, COLUMNS)
     images = cells.repeat_interleave(16, -1).repeat_interleave(16, -2)
-    tokens, grid = model.embed(images)
+    tokens, grid, _ = model.embed(images)
     assert grid == Grid(TIME, ROWS, COLUMNS)
     assert torch.equal(tokens.flatten(), places)
 
@@ -113,7 +113,7 @@ def test_one_frame_is_as_it_always_was(queries: str, channels: int) -> None:
     expected = features.flatten(2).transpose(1, 2)
     if queries == "anchor":
         expected = model.token_norm(expected)
-    tokens, grid = model.embed(images)
+    tokens, grid, _ = model.embed(images)
     assert torch.equal(tokens, expected)
     assert grid == Grid(1, 3, 7)
 

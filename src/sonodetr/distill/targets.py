@@ -177,13 +177,14 @@ def teacher_targets(outputs: Outputs, alignment: Alignment) -> Targets:
     for kind, pairs in alignment.pairs.items():
         maps = getattr(outputs.attention, kind)
         for pair in pairs:
-            of_layer = _comparable(maps[pair.teacher], kind, outputs.grid, alignment)
+            of_layer = _comparable(maps[pair.teacher], kind, grid_of(outputs, kind), alignment)
             targets |= {f"{kind}_{pair.student}{end}": each for end, each in of_layer.items()}
     if alignment.config.memory.weight:
         targets["memory"] = current_memory(outputs, alignment.grid)
     if alignment.guided:
         targets["queries"] = outputs.queries
-        targets["anchors"] = outputs.boxes_cxcywh[0]
+        anchors = outputs.boxes_cxcywh[0] if outputs.anchors is None else outputs.anchors
+        targets["anchors"] = anchors
     targets["scores"] = class_scores(outputs.logits[-1], alignment.teacher_classification)
     targets["boxes"] = outputs.boxes_cxcywh[-1]
     if outputs.points is not None:
@@ -195,11 +196,19 @@ def student_maps(outputs: Outputs, alignment: Alignment) -> dict[str, Tensor]:
     """A student's maps by the names of the targets that they are compared with."""
     return {
         f"{kind}_{pair.student}": _comparable(
-            getattr(outputs.attention, kind)[pair.student], kind, outputs.grid, alignment
+            getattr(outputs.attention, kind)[pair.student],
+            kind,
+            grid_of(outputs, kind),
+            alignment,
         )[""]
         for kind, pairs in alignment.pairs.items()
         for pair in pairs
     }
+
+
+def grid_of(outputs: Outputs, kind: str) -> Grid:
+    """How the columns of maps of this kind lie on the pictures."""
+    return outputs.cross_grid if kind == "cross" else outputs.grid
 
 
 def current_memory(outputs: Outputs, grid: Grid) -> Float[Tensor, "batch tokens hidden"]:

@@ -7,7 +7,7 @@ blocks over time inside it, it also takes what is to happen after each stage, an
 """
 
 import itertools
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,20 @@ from sonodetr.model.resnet import ResNet
 from sonodetr.model.temporal import TemporalBlock
 
 STRIDES = (8, 16, 32)
+
+
+class Features(NamedTuple):
+    """What a backbone sees in frames.
+
+    Attributes:
+        coarse: at the stride of the backbone, fused with all deeper maps.
+        fine: at half of it, as the network gives it; None where nobody asks for it.
+    """
+
+    coarse: Float[Tensor, "frames channels h w"]
+    fine: Float[Tensor, "frames fine_channels fine_h fine_w"] | None
+
+
 Temporal = Literal["none", "mixing", "factorised"]
 
 
@@ -41,9 +55,11 @@ class Backbone(nn.Module):
         mean: subtracted from the images (0..1); one value a channel the network takes.
         std: divides them afterwards.
         temporal: where the frames of a clip meet.
+        fine: also give the network's map at half the stride.
 
     Attributes:
         channels: of the output map.
+        fine_channels: of the finer map, 0 without.
         stride: as given.
         factorised: frames meet within the network.
 
@@ -62,9 +78,12 @@ class Backbone(nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         temporal: Temporal = "none",
+        *,
+        fine: bool = False,
     ) -> None:
         super().__init__()
         first = STRIDES.index(stride)
+        self.fine_channels: int = network.channels[first - 1] if fine else 0  # type: ignore[index,assignment]
         channels: tuple[int, ...] = network.channels[first:]  # type: ignore[assignment,index]
         self.network = network
         self.channels = channels[0]
@@ -94,11 +113,11 @@ class Backbone(nn.Module):
             images: values in 0..1, clip by clip, within a clip the oldest frame first.
             time: frames a clip.
         """
-        return self.join(self.see(images, time), time)
+        return self.join(self.see(images, time).coarse, time)
 
     def see(
         self, images: Float[Tensor, "frames in_channels height width"], time: int = 1
-    ) -> Float[Tensor, "frames channels h w"]:
+    ) -> Features:
         """The part of `forward` that, unless `factorised`, sees each frame alone."""
         # Grey images broadcast to the three channels of a network that was trained on colour.
         images = (images - self.mean) / self.std
@@ -107,12 +126,14 @@ class Backbone(nn.Module):
         else:
             blocks = self.stages
             maps = self.network(images, lambda stage, features: blocks[stage](features, time))
-        maps = maps[STRIDES.index(self.stride) :]
+        first = STRIDES.index(self.stride)
+        fine = maps[first - 1] if self.fine_channels else None
+        maps = maps[first:]
         fused = maps.pop()
         for project in reversed(self.top_down):
             shallow = maps.pop()
             fused = shallow + functional.interpolate(project(fused), size=shallow.shape[-2:])
-        return fused
+        return Features(fused, fine)
 
     def join(
         self, features: Float[Tensor, "frames channels h w"], time: int
@@ -121,7 +142,7 @@ class Backbone(nn.Module):
         return features if self.mixing is None else self.mixing(features, time)
 
 
-def build_backbone(config: BackboneConfig, in_channels: int) -> Backbone:
+def build_backbone(config: BackboneConfig, in_channels: int, *, fine: bool = False) -> Backbone:
     """The backbone that `config` names, for images of `in_channels` (1 or 3).
 
     Raises:
@@ -145,7 +166,7 @@ def build_backbone(config: BackboneConfig, in_channels: int) -> Backbone:
         case "huggingface":
             network = HuggingFaceNetwork(config.path, pretrained=config.pretrained)
             mean, std = network.mean, network.std
-    backbone = Backbone(network, config.stride, mean, std, config.temporal)
+    backbone = Backbone(network, config.stride, mean, std, config.temporal, fine=fine)
     if _channels_last_works(backbone):
         # Convolutions on a CPU are up to 1.6 times faster with the channels last in memory.
         backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,7 +1,6 @@
 """The detection transformer: backbone, encoder, decoder, heads."""
 
 import math
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -9,10 +8,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sonodetr.config import ModelConfig
-from sonodetr.model.backbone import build_backbone
+from sonodetr.model.backbone import Features, build_backbone
+from sonodetr.model.dense import DenseHead, FineMemory, choose
 from sonodetr.model.linear import Linear
-from sonodetr.model.position import BoxFocus, Perceptron, box_positions, grid_positions, logit
-from sonodetr.model.tensors import Attention, Grid, Outputs
+from sonodetr.model.position import (
+    BoxFocus,
+    Perceptron,
+    box_positions,
+    cell_boxes,
+    grid_positions,
+    logit,
+)
+from sonodetr.model.tensors import Attention, Dense, Grid, Outputs
 from sonodetr.model.transformer import DecoderLayer, EncoderLayer
 
 Maps = dict[int, Tensor]  # number of the layer -> its attention probabilities
@@ -47,6 +54,20 @@ class Memory(NamedTuple):
     grid: Grid
 
 
+class Embedded(NamedTuple):
+    """Clips as the encoder takes them.
+
+    Attributes:
+        tokens: of all frames.
+        grid: how they lie on the pictures.
+        fine: the backbone's finer map of the last frame, for dense proposals.
+    """
+
+    tokens: Float[Tensor, "batch tokens dim"]
+    grid: Grid
+    fine: Float[Tensor, "batch channels height width"] | None
+
+
 class _Decoded(NamedTuple):
     features: Float[Tensor, "layers batch queries dim"]
     boxes_cxcywh: Float[Tensor, "layers batch queries 4"]
@@ -78,7 +99,8 @@ class DETR(nn.Module):
         self.num_classes = num_classes
         dim, heads = config.hidden_dim, config.num_heads
         shape = (dim, heads, config.feedforward_dim, config.dropout)
-        self.backbone = build_backbone(config.backbone, channels)
+        dense = config.queries == "anchor" and config.proposals == "dense"
+        self.backbone = build_backbone(config.backbone, channels, fine=dense)
         self.projection = nn.Conv2d(self.backbone.channels, dim, 1)
         self.encoder = nn.ModuleList(EncoderLayer(*shape) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(*shape) for _ in range(config.decoder_layers))
@@ -89,6 +111,9 @@ class DETR(nn.Module):
         self.queries = nn.Embedding(config.num_queries * self.groups, dim)
         if self.anchored:
             self.token_norm = nn.LayerNorm(dim)
+            if dense:
+                self.fine_memory = FineMemory(self.backbone.fine_channels, dim)
+                self.dense_head = DenseHead(dim, num_classes, points=config.points)
             self.proposals = nn.ModuleList(
                 nn.Sequential(Linear(dim, dim), nn.LayerNorm(dim)) for _ in range(self.groups)
             )
@@ -138,16 +163,11 @@ class DETR(nn.Module):
         Returns:
             Outputs of every decoder layer; in training for all query groups, else for the first.
         """
-        return self.detect(*self.embed(images), capture, guide)
+        return self.detect(self.embed(images), capture, guide)
 
-    def detect(
-        self,
-        tokens: Float[Tensor, "batch tokens dim"],
-        grid: Grid,
-        capture: Capture,
-        guide: Guide | None = None,
-    ) -> Outputs:
-        """Encoder, decoder and heads: what `forward` does with the features of `embed`."""
+    def detect(self, embedded: Embedded, capture: Capture, guide: Guide | None = None) -> Outputs:
+        """Encoder, decoder and heads: what `forward` does with what `embed` gives."""
+        tokens, grid, fine = embedded
         positions = grid_positions(grid, self.config.hidden_dim).to(tokens)
         encoder_maps: Maps = {}
         for number, layer in enumerate(self.encoder):
@@ -157,14 +177,18 @@ class DETR(nn.Module):
         groups = self.groups if self.training else 1
         queries = self.queries.weight[: self.config.num_queries * groups]
         decode = self._decode_anchors if self.anchored else self._decode_learned
-        offers = None
+        dense = anchors = None
         if self.anchored:
-            offers, cells = self._offer(tokens, grid, groups)
-            proposed, anchors = self._choose(offers, cells)
+            if fine is None:
+                proposed, anchors = self._propose(tokens, grid, groups)
+            else:
+                memory = self._refine(tokens, grid, fine)
+                dense = self.dense_head(memory.tokens, memory.grid)
+                proposed, anchors = self._take(dense, memory, groups)
             queries = queries + proposed
             own = decode(queries, anchors, memory, groups, capture)
             features, boxes = own.features, own.boxes_cxcywh
-            if self.auxiliary:
+            if self.auxiliary and dense is None:
                 features = torch.cat((proposed[None], features))
                 boxes = torch.cat((anchors[None], boxes))
         else:
@@ -173,7 +197,7 @@ class DETR(nn.Module):
             features, boxes = own.features, own.boxes_cxcywh
         if guide is not None:
             own = decode(guide.queries, guide.anchors, memory, 1, capture)
-        outputs = Outputs(
+        return Outputs(
             logits=self.class_head(features),
             boxes_cxcywh=boxes,
             points=self._points(features, boxes),
@@ -182,27 +206,8 @@ class DETR(nn.Module):
             grid=grid,
             groups=groups,
             attention=Attention(encoder_maps, own.decoder_maps, own.cross_maps),
-        )
-        if offers is not None and self.training and self.config.dense_proposals:
-            outputs = replace(outputs, proposals=self._answer_everywhere(outputs, offers, cells))
-        return outputs
-
-    def _answer_everywhere(
-        self,
-        outputs: Outputs,
-        offers: Float[Tensor, "batch groups cells dim"],
-        cells_cxcywh: Float[Tensor, "cells 4"],
-    ) -> Outputs:
-        """What the chosen proposals answer, from all of them."""
-        features = offers.flatten(1, 2)[None]
-        boxes = logit(cells_cxcywh).repeat(outputs.groups, 1) + self.box_head(features)
-        return replace(
-            outputs,
-            logits=self.class_head(features),
-            boxes_cxcywh=boxes.sigmoid(),
-            points=self._points(features, boxes.sigmoid()),
-            queries=features[0],
-            attention=Attention(),
+            anchors=anchors,
+            dense=dense,
         )
 
     def _points(
@@ -216,9 +221,7 @@ class DETR(nn.Module):
         offsets = self.point_head(features).unflatten(-1, (2, 2))
         return boxes_cxcywh[..., None, :2] + offsets * boxes_cxcywh[..., None, 2:]
 
-    def embed(
-        self, images: Float[Tensor, "batch channels time height width"]
-    ) -> tuple[Float[Tensor, "batch tokens dim"], Grid]:
+    def embed(self, images: Float[Tensor, "batch channels time height width"]) -> Embedded:
         """Backbone features as tokens, before the encoder, and the grid they lie on.
 
         A token knows its own frame and, where the backbone has blocks over time, earlier ones.
@@ -227,14 +230,13 @@ class DETR(nn.Module):
         frames = images.transpose(1, 2).flatten(0, 1)  # [batch x time, channels, height, width]
         return self.tokens(self.backbone.see(frames, time), time)
 
-    def tokens(
-        self, features: Float[Tensor, "frames channels height width"], time: int
-    ) -> tuple[Float[Tensor, "batch tokens dim"], Grid]:
+    def tokens(self, seen: Features, time: int) -> Embedded:
         """The rest of `embed`, after `Backbone.see`: live use sees each frame only once."""
-        features = self.projection(self.backbone.join(features, time))
+        features = self.projection(self.backbone.join(seen.coarse, time))
         grid = Grid(time, *features.shape[-2:])
         tokens = features.flatten(2).transpose(1, 2).reshape(-1, math.prod(grid), features.shape[1])
-        return (self.token_norm(tokens) if self.anchored else tokens), grid
+        fine = None if seen.fine is None else seen.fine[time - 1 :: time]
+        return Embedded(self.token_norm(tokens) if self.anchored else tokens, grid, fine)
 
     def _decode_learned(
         self,
@@ -305,31 +307,46 @@ class DETR(nn.Module):
             features, boxes = features[-1:], boxes[-1:]
         return _Decoded(torch.stack(features), torch.stack(boxes), decoder_maps, cross_maps)
 
-    def _offer(
-        self, memory: Float[Tensor, "batch tokens dim"], grid: Grid, groups: int
-    ) -> tuple[Float[Tensor, "batch groups cells dim"], Float[Tensor, "cells 4"]]:
-        """What every token of the last frame offers to each query group, and the box around it."""
-        current = memory[:, -grid.height * grid.width :]
-        offers = torch.stack([project(current) for project in self.proposals[:groups]], 1)
-        return offers, _cell_boxes(grid).to(memory)
-
-    def _choose(
+    def _refine(
         self,
-        offers: Float[Tensor, "batch groups cells dim"],
-        cells_cxcywh: Float[Tensor, "cells 4"],
+        tokens: Float[Tensor, "batch tokens dim"],
+        grid: Grid,
+        fine: Float[Tensor, "batch channels height width"],
+    ) -> Memory:
+        """The memory of the last frame on the finer grid."""
+        cells, fine_grid = self.fine_memory(tokens[:, -grid.height * grid.width :], grid, fine)
+        positions = grid_positions(fine_grid, self.config.hidden_dim).to(cells)
+        return Memory(cells, cells + positions, fine_grid)
+
+    def _take(
+        self, dense: Dense, memory: Memory, groups: int
     ) -> tuple[Float[Tensor, "batch queries dim"], Float[Tensor, "batch queries 4"]]:
-        """The offers that look most like an object, and the boxes they propose.
+        """The cells that answer best and their boxes, the same for every group, each of which
+        projects them in its own way."""
+        anchors, chosen = choose(dense, self.config.num_queries)
+        clips = torch.arange(len(chosen), device=chosen.device)[:, None]
+        cells = memory.tokens[clips, chosen]
+        proposed = torch.cat([project(cells) for project in self.proposals[:groups]], 1)
+        return proposed, anchors.repeat(1, groups, 1)
+
+    def _propose(
+        self, memory: Float[Tensor, "batch tokens dim"], grid: Grid, groups: int
+    ) -> tuple[Float[Tensor, "batch queries dim"], Float[Tensor, "batch queries 4"]]:
+        """The tokens of the last frame that look most like an object, and boxes around them.
 
         As in two-stage Deformable DETR (Zhu et al. 2021, section 4), but read by the decoder's own
         heads; each group projects the tokens in its own way and so chooses for itself.
         """
-        likeness = self.class_head(offers).amax(-1)
-        chosen = likeness.topk(self.config.num_queries, dim=-1).indices
-        clips = torch.arange(len(offers), device=offers.device)[:, None]
+        current = memory[:, -grid.height * grid.width :]
+        cells = cell_boxes(grid).to(memory)
+        rows = torch.arange(len(memory), device=memory.device)[:, None]
         features, boxes = [], []
-        for group in range(offers.shape[1]):
-            features.append(offers[:, group][clips, chosen[:, group]])
-            boxes.append(cells_cxcywh[chosen[:, group]])
+        for project in self.proposals[:groups]:
+            projected = project(current)
+            likeness = self.class_head(projected).amax(-1)
+            chosen = likeness.topk(self.config.num_queries, dim=1).indices
+            features.append(projected[rows, chosen])
+            boxes.append(cells[chosen])
         proposed = torch.cat(features, 1)
         return proposed, (logit(torch.cat(boxes, 1)) + self.box_head(proposed)).sigmoid()
 
@@ -337,11 +354,3 @@ class DETR(nn.Module):
 def _keep(maps: Maps, number: int, probabilities: Tensor | None) -> None:
     if probabilities is not None:
         maps[number] = probabilities
-
-
-def _cell_boxes(grid: Grid) -> Float[Tensor, "tokens 4"]:
-    """A box a fifth of the picture wide and high around every cell of a frame."""
-    rows = (torch.arange(grid.height) + 0.5) / grid.height
-    columns = (torch.arange(grid.width) + 0.5) / grid.width
-    centres = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
-    return torch.cat((centres, torch.full_like(centres, 0.2)), -1)

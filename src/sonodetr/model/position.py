@@ -51,6 +51,14 @@ def grid_positions(grid: Grid, dim: int) -> Float[Tensor, "1 tokens {dim}"]:
     return (frame + age_part[:, None]).flatten(0, 1)[None]
 
 
+def cell_boxes(grid: Grid) -> Float[Tensor, "cells 4"]:
+    """A box a fifth of the picture wide and high around every cell of a frame, cxcywh."""
+    rows = (torch.arange(grid.height) + 0.5) / grid.height
+    columns = (torch.arange(grid.width) + 0.5) / grid.width
+    centres = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
+    return torch.cat((centres, torch.full_like(centres, 0.2)), -1)
+
+
 def box_positions(
     boxes_cxcywh: Float[Tensor, "batch queries 4"], dim: int
 ) -> Float[Tensor, "batch queries {dim}"]:

@@ -100,6 +100,35 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Dense:
+    """What every cell of a grid of the last frame answers, before any is chosen.
+
+    Attributes:
+        logits: class scores before the sigmoid.
+        boxes_cxcywh: boxes in the input, 0..1.
+        points: tip and entry in the input, or None for a model without points.
+        cells_cxcywh: the boxes that the answers start from, around the cells' centres.
+        grid: how the cells lie on the picture.
+    """
+
+    logits: Float[Tensor, "batch cells classes"]
+    boxes_cxcywh: Float[Tensor, "batch cells 4"]
+    points: Float[Tensor, "batch cells 2 2"] | None
+    cells_cxcywh: Float[Tensor, "cells 4"]
+    grid: Grid
+
+    def first(self, clips: int) -> "Dense":
+        """Those of the first clips."""
+        points = None if self.points is None else self.points[:clips]
+        return replace(
+            self,
+            logits=self.logits[:clips],
+            boxes_cxcywh=self.boxes_cxcywh[:clips],
+            points=points,
+        )
+
+
+@dataclass(frozen=True)
 class Outputs:
     """What a detection transformer returns.
 
@@ -112,8 +141,8 @@ class Outputs:
         grid: how `memory`'s tokens lie on the picture.
         groups: number of query groups that `queries` holds.
         attention: the maps that were asked for.
-        proposals: the answers of every token of the last frame, as one layer, for each group; only
-            in training, and only of a model with `dense_proposals`.
+        anchors: boxes that anchor queries start from.
+        dense: what every cell of the finer grid answers, of a model with dense proposals.
     """
 
     logits: Float[Tensor, "layers batch queries classes"]
@@ -124,7 +153,13 @@ class Outputs:
     grid: Grid
     groups: int
     attention: Attention
-    proposals: "Outputs | None" = None
+    anchors: Float[Tensor, "batch queries 4"] | None = None
+    dense: Dense | None = None
+
+    @property
+    def cross_grid(self) -> Grid:
+        """How the columns of the cross-attention's maps lie on the picture."""
+        return self.grid if self.dense is None else self.dense.grid
 
     def first(self, clips: int) -> "Outputs":
         """Those of the first clips, without attention."""
@@ -136,5 +171,6 @@ class Outputs:
             memory=self.memory[:clips],
             queries=self.queries[:clips],
             attention=Attention(),
-            proposals=None if self.proposals is None else self.proposals.first(clips),
+            anchors=None if self.anchors is None else self.anchors[:clips],
+            dense=None if self.dense is None else self.dense.first(clips),
         )

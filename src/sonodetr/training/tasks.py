@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from sonodetr.config import LossConfig
+from sonodetr.dense_loss import dense_loss
 from sonodetr.model.tensors import Batch, Outputs
 from sonodetr.set_loss import set_loss
 
@@ -38,6 +39,10 @@ class Detection:
             float(sum(len(target.classes) for target in batch.targets)), device=batch.images.device
         )
         objects = self.accelerator.reduce(objects, "mean")
-        return set_loss(
+        named = set_loss(
             outputs, batch.targets, self.config, self.classification, float(objects)
         ).named()
+        if outputs.dense is None:
+            return named
+        dense = dense_loss(outputs.dense, batch.targets, self.config)
+        return named | {"loss": named["loss"] + dense, "dense": dense}

@@ -1,0 +1,102 @@
+"""Dense proposals: every cell of a fine grid answers for itself, the best become anchors.
+
+Many cells learn from each object, which teaches a network that starts from nothing far more a step
+than a few queries do (Zong et al. 2023, "DETRs with Collaborative Hybrid Assignments Training").
+The loss is `sonodetr.dense_loss`.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sonodetr.model.linear import Linear
+from sonodetr.model.position import Perceptron, cell_boxes, logit
+from sonodetr.model.tensors import Dense, Grid
+
+
+class FineMemory(nn.Module):
+    """The encoder's tokens on a grid twice as fine, with the details of the backbone's finer map.
+
+    One step of a feature pyramid (Lin et al. 2017), and a depthwise 3x3 convolution that lets
+    neighbours agree.
+    """
+
+    def __init__(self, fine_channels: int, dim: int) -> None:
+        super().__init__()
+        self.lateral = nn.Sequential(
+            nn.Conv2d(fine_channels, dim, 1, bias=False), nn.BatchNorm2d(dim)
+        )
+        self.blend = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False),
+            nn.BatchNorm2d(dim),
+            nn.ReLU(),
+            nn.Conv2d(dim, dim, 1),
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "batch tokens dim"],
+        grid: Grid,
+        fine: Float[Tensor, "batch fine_channels fine_h fine_w"],
+    ) -> tuple[Float[Tensor, "batch cells dim"], Grid]:
+        """Returns the finer tokens and their grid.
+
+        Args:
+            tokens: of the last frame.
+            grid: how they lie on it.
+            fine: the backbone's finer map of that frame.
+        """
+        details = self.lateral(fine)
+        coarse = tokens.transpose(1, 2).unflatten(-1, (grid.height, grid.width))
+        joined = details + functional.interpolate(coarse, size=details.shape[-2:])
+        joined = joined + self.blend(joined)
+        return self.norm(joined.flatten(2).transpose(1, 2)), Grid(1, *details.shape[-2:])
+
+
+class DenseHead(nn.Module):
+    """Class scores, a box and two points for every cell, each alone."""
+
+    def __init__(self, dim: int, num_classes: int, *, points: bool) -> None:
+        super().__init__()
+        self.class_head = Perceptron(dim, dim, num_classes)
+        self.box_features = nn.Sequential(Linear(dim, dim), nn.ReLU())
+        self.box_head = Perceptron(dim, dim, 4)
+        self.point_head = Perceptron(dim, dim, 4) if points else None
+        nn.init.constant_(self.class_head[-1].bias, -math.log(99))  # type: ignore[arg-type]
+        for parameter in self.box_head[-1].parameters():
+            nn.init.zeros_(parameter)  # boxes start where their cell is
+
+    def forward(self, memory: Float[Tensor, "batch cells dim"], grid: Grid) -> Dense:
+        """Returns the answers of all cells."""
+        cells = cell_boxes(grid).to(memory)
+        features = self.box_features(memory)
+        boxes = (logit(cells) + self.box_head(features)).sigmoid()
+        points = None
+        if self.point_head is not None:
+            offsets = self.point_head(features).unflatten(-1, (2, 2))
+            points = boxes[..., None, :2] + offsets * boxes[..., None, 2:]
+        return Dense(self.class_head(memory), boxes, points, cells, grid)
+
+
+def choose(
+    dense: Dense, count: int
+) -> tuple[Float[Tensor, "batch {count} 4"], Int64[Tensor, "batch {count}"]]:
+    """The best answers that no neighbour beats, then the best of the rest.
+
+    A cell whose score is below one of its eight neighbours' goes behind all others (as peaks are
+    found in Zhou et al. 2019, "Objects as Points"): otherwise nearly all would be the same object.
+
+    Returns:
+        Boxes cxcywh of the chosen cells, best first, and the cells' numbers.
+    """
+    score = dense.logits.amax(-1).unflatten(-1, (dense.grid.height, dense.grid.width))
+    peak = score >= functional.max_pool2d(score, 3, 1, 1)
+    ranked = torch.where(peak, score, score - 100.0).flatten(1)
+    chosen = ranked.topk(count, dim=1).indices
+    clips = torch.arange(len(chosen), device=chosen.device)[:, None]
+    return dense.boxes_cxcywh[clips, chosen], chosen
