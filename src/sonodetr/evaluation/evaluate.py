@@ -144,6 +144,11 @@ def _division(model: Path) -> dict[str, dict[str, list[int]]] | None:
 
 
 def check_classes(videos: Sequence[Video], frames: Sequence[Place], known: Sequence[str]) -> None:
+    """Check that a model knows every class that is labelled in the frames.
+
+    Raises:
+        InputError: it does not.
+    """
     used = {
         videos[video].classes[label]
         for video, frame in frames

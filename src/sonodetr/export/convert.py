@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,7 @@ import torch
 
 from sonodetr.config import Config
 from sonodetr.contract import CONTRACT, RUNTIMES, Contract, graph_files, sha256, write_contract
+from sonodetr.engines.torch import interface_of
 from sonodetr.export.files import write_graph
 from sonodetr.export.folder import check_target, whole_folder
 from sonodetr.export.graph import EVERYTHING, Graph, graphs_of
@@ -184,16 +185,8 @@ def _contract(
     run: Path, config: Config, info: RunInfo, format: str, graphs: dict[str, str]
 ) -> Contract:
     runtime = {"onnx": "onnxruntime", "openvino": "openvino"}[format]
-    data = config.data
     return Contract(
-        image_size=data.image_size,
-        channels=data.channels,
-        clip_frames=data.clip_frames,
-        clip_step=data.clip_step,
-        region=data.region,
-        classes=info.classes,
-        threshold=info.threshold,
-        points=config.model.points,
+        **asdict(interface_of(config, info)),
         name=config.name,
         runtime=format,
         precision="float32",
