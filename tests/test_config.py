@@ -1,6 +1,9 @@
 """The fields of a config."""
 
-from sonodetr.config import Config
+import pytest
+from pydantic import ValidationError
+
+from sonodetr.config import BackboneConfig, Config, ModelConfig
 
 
 def test_every_field_has_a_description():
@@ -12,3 +15,13 @@ def test_every_field_has_a_description():
                 assert field.description, name
 
     check(Config)
+
+
+def test_dense_proposals_need_a_finer_map():
+    fine = BackboneConfig(stride=8)
+    with pytest.raises(ValidationError, match=r"set backbone.stride to 16 or 32"):
+        ModelConfig(proposals="dense", backbone=fine)
+    for stride in (16, 32):
+        ModelConfig(proposals="dense", backbone=BackboneConfig(stride=stride))
+    ModelConfig(proposals="dense", backbone=fine, queries="learned")  # which have none
+    ModelConfig(proposals="tokens", backbone=fine)

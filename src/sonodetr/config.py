@@ -191,6 +191,12 @@ class ModelConfig(Section):
             )
         if self.queries == "anchor" and self.hidden_dim % 8:
             raise ValueError(f"hidden_dim {self.hidden_dim} must be a multiple of 8 with anchors")
+        dense = self.queries == "anchor" and self.proposals == "dense"
+        if dense and self.backbone.stride == 8:
+            raise ValueError(
+                "proposals dense needs a map finer than the tokens'; set backbone.stride to 16 or "
+                "32, or proposals to tokens"
+            )
         return self
 
 
@@ -315,16 +321,6 @@ class Config(Section):
             raise ValueError(
                 f"{height} x {width} pixels at stride {stride} are {tokens} tokens, fewer than "
                 f"model.num_queries {self.model.num_queries}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _finer_map(self) -> "Config":
-        dense = self.model.proposals == "dense" and self.model.queries == "anchor"
-        if dense and self.model.backbone.stride == 8:
-            raise ValueError(
-                "model.proposals dense needs a map finer than the tokens'; set "
-                "model.backbone.stride=16 or 32"
             )
         return self
 

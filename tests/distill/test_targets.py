@@ -14,12 +14,13 @@ from sonodetr.distill.targets import (
     confident_boxes,
     current_memory,
     detections_of,
+    grid_of,
     student_maps,
     teacher_targets,
 )
 from sonodetr.distill.teachers import RunTeacher
 from sonodetr.files import InputError
-from sonodetr.model.detr import DETR, Capture
+from sonodetr.model.detr import DETR, Capture, Guide
 from sonodetr.model.tensors import Attention, Grid, Outputs
 
 SIZE = (96, 160)  # 6 x 10 tokens at stride 16
@@ -199,3 +200,65 @@ def test_confident_boxes_are_those_above_the_threshold() -> None:
     assert torch.equal(first, outputs.boxes_cxcywh[-1, 0, [0, 2]])
     assert second.shape == (0, 4)
     assert detections_of(targets).points is None
+
+
+DENSE = {"proposals": "dense"}
+COARSE = {"backbone": {"width": 16, "depths": [1, 1, 1, 1], "stride": 32}, "num_queries": 5}
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "grids"),
+    [
+        (DENSE, {}, ((12, 20), (6, 10), (6, 10))),
+        ({}, DENSE, ((6, 10), (12, 20), (6, 10))),
+        (DENSE, DENSE, ((12, 20), (12, 20), (6, 10))),
+        ({}, COARSE | DENSE, ((6, 10), (6, 10), (3, 5))),
+        (COARSE | DENSE, {}, ((6, 10), (6, 10), (3, 5))),
+    ],
+    ids=["student", "teacher", "both", "coarse teacher", "coarse student"],
+)
+def test_dense_proposals_look_at_a_finer_grid(
+    student: dict[str, object],
+    teacher: dict[str, object],
+    grids: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+) -> None:
+    """Cross-attention of student and teacher, and what both are compared on."""
+    weight = {"weight": 1.0}
+    config = config_of({"encoder": weight, "decoder": weight, "cross": weight}, **student)
+    taught = teacher_of(config_of(**teacher))
+    model, images = DETR(config.model, 2).eval(), torch.rand(2, 1, 1, *SIZE)
+    alignment = align(config, model, taught.classes, taught, images)
+    theirs = taught(images, alignment.teacher_capture)
+    targets = teacher_targets(theirs, alignment)
+    with torch.no_grad():
+        guide = Guide(targets["queries"], targets["anchors"])
+        ours = model(images, alignment.student_capture, guide)
+    assert (grid_of(ours, "cross")[1:], grid_of(theirs, "cross")[1:], alignment.grid[1:]) == grids
+    assert grid_of(ours, "encoder") == ours.grid
+    assert targets["anchors"] is theirs.anchors
+    queries, tokens = theirs.queries.shape[1], grids[2][0] * grids[2][1]
+    for maps in (targets, student_maps(ours, alignment)):
+        assert maps["encoder_1"].shape == (2, 4, tokens, tokens)
+        assert maps["decoder_2"].shape == (2, 4, queries, queries)
+        assert maps["cross_2"].shape == (2, 4, queries, tokens)
+        torch.testing.assert_close(maps["cross_2"].sum(-1), torch.ones(2, 4, queries))
+    finer = grids[1] == tuple(2 * side for side in grids[2])
+    if finer:  # token 0 is what its four cells sum up to
+        own, across = theirs.attention.cross[2], grids[1][1]
+        four = own[..., [0, 1, across, across + 1]].sum(-1)
+        torch.testing.assert_close(targets["cross_2"][..., 0], four)
+
+
+def test_dense_proposals_of_a_clip_look_at_one_frame() -> None:
+    """So all of a row stays in it, and there is no share to weigh by."""
+    teacher = config_of(**DENSE)
+    teacher = teacher.model_copy(
+        update={"data": teacher.data.model_copy(update={"clip_frames": 3})}
+    )
+    config = config_of({"encoder": {"weight": 1.0}, "cross": {"weight": 1.0}})
+    images, taught = torch.rand(1, 1, 3, *SIZE), teacher_of(teacher)
+    alignment = align(config, DETR(config.model, 2), taught.classes, taught, images)
+    targets = teacher_targets(taught(images, alignment.teacher_capture), alignment)
+    assert targets["encoder_1_mass"].shape == (1, 4, 60)
+    assert "cross_2_mass" not in targets
+    torch.testing.assert_close(targets["cross_2"].sum(-1), torch.ones(1, 4, 7))

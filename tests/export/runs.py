@@ -19,6 +19,7 @@ RESNET = {"name": "resnet", "width": 8, "depths": [1, 1, 2, 1], "bottleneck": Tr
 EFFICIENTNET = {"name": "efficientnet_lite0"}
 
 ANCHOR = {"points": True}
+DENSE = {"proposals": "dense", "points": True}
 LEARNED = {"queries": "learned", "classification": "softmax"}
 # Format, backbone, model, data: every kind of each at least once.
 KINDS = {
@@ -28,6 +29,8 @@ KINDS = {
     "efficientnet": ("openvino", EFFICIENTNET, LEARNED, {}),
     "mixing": ("onnx", {"temporal": "mixing"}, ANCHOR, {"clip_frames": 3, "clip_step": 2}),
     "factorised": ("openvino", COMPACT | {"temporal": "factorised"}, {}, {"clip_frames": 2}),
+    "dense-onnx": ("onnx", COMPACT, DENSE | {"classification": "softmax"}, {}),
+    "dense-openvino": ("openvino", COMPACT | {"temporal": "mixing"}, DENSE, {"clip_frames": 2}),
 }
 
 

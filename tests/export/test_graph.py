@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from runs import COMPACT, EFFICIENTNET, RESNET, config_of, random_model, save_huggingface
+from runs import COMPACT, DENSE, EFFICIENTNET, RESNET, config_of, random_model, save_huggingface
 from sonodetr.config import Config
 from sonodetr.export.graph import ANSWERS, EVERYTHING, graphs_of
 from sonodetr.model.backbone import Backbone
@@ -69,6 +69,15 @@ def test_at_most_100_answers():
     found = check(config_of(COMPACT | {"stride": 8}, {"num_queries": 53}, image_size=[64, 128]))
     assert found["scores"].shape == (100,)
     assert found["all_scores"].numel() == 106
+
+
+@pytest.mark.parametrize("temporal", ["none", "mixing", "factorised"])
+def test_dense_proposals_are_one_graph(temporal):
+    """Which needs the finer map of the last frame beside the features of all."""
+    for frames in (1, 3) if temporal == "none" else (3,):
+        config = config_of(COMPACT | {"temporal": temporal}, DENSE, clip_frames=frames)
+        check(config)
+        assert set(graphs(random_model(config), config)) == {"detect"}
 
 
 @pytest.mark.parametrize("temporal", ["none", "mixing", "factorised"])

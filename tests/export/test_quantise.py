@@ -12,6 +12,7 @@ from sonodetr.contract import read_contract
 from sonodetr.evaluation.evaluate import evaluate
 from sonodetr.export import convert, quantise
 from sonodetr.export.convert import export_model
+from sonodetr.export.files import operators, read_graph
 from sonodetr.files import InputError, read_json, write_json
 from sonodetr.formats import read
 from sonodetr.predictor import load
@@ -71,6 +72,25 @@ def test_eight_bits(trained, data, tmp_path, kind, capfd):
     assert sys.modules["openvino_telemetry"] is None
     found = evaluate(out, data, out=tmp_path / "evaluation", split="test")
     assert found["figures"]["frames"] == 3
+
+
+@pytest.mark.parametrize("kind", ["compact-onnx", "dense-onnx", "dense-openvino"])
+def test_the_transformer_and_what_comes_after_it_stay_in_float32(exported, kind):
+    """The convolutions of dense proposals come after the encoder, which they must not draw in."""
+    (path,) = exported(kind)[1].glob("detect.[ox][nm][nl]*")
+    graph = read_graph(path)
+    taken, kinds = "pictures", dict(operators(graph))
+    kept = set(quantise._kept(graph, taken))
+    convolutions = [name for name, each in kinds.items() if each == "Conv"]
+    assert convolutions[0] in kept
+    # Of dense proposals the first convolution reads the backbone: a runtime may put it in front.
+    after = {"compact-onnx": 0, "dense-onnx": 3, "dense-openvino": 2}[kind]
+    assert [name for name in convolutions if name in kept] == [
+        *convolutions[:1],
+        *convolutions[len(convolutions) - after :],
+    ]
+    assert {"Softmax", "TopK"} <= {kinds[name] for name in kept}
+    assert not {"Softmax", "TopK"} & {kinds[name] for name in kinds.keys() - kept}
 
 
 def refused(run: Path, data: Path, **options) -> str:

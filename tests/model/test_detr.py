@@ -9,19 +9,23 @@ from torch import Tensor, nn
 
 from sonodetr.config import BackboneConfig, ModelConfig
 from sonodetr.model import linear
+from sonodetr.model.dense import choose
 from sonodetr.model.detr import DETR, Capture, Guide
 from sonodetr.model.position import logit
 from sonodetr.model.tensors import Grid, Outputs
 
-KINDS = get_args(ModelConfig.model_fields["queries"].annotation)
+KINDS = (*get_args(ModelConfig.model_fields["queries"].annotation), "dense")
 BATCH, CLASSES, QUERIES, HEADS, GROUPS = 2, 4, 5, 3, 2
-DIM, TOKENS = 8 * HEADS, 3 * 7
+DIM, TOKENS, CELLS = 8 * HEADS, 3 * 7, 6 * 14
 EVERYTHING = Capture(encoder=(0, 1), decoder=(0, 1, 2), cross=(0, 1, 2))
 
 
 def build(queries: str, **changes: object) -> DETR:
-    """Random also where a new model has zeros, which would hide errors."""
+    """Random also where a new model has zeros, which would hide errors; "dense" are anchors from
+    dense proposals."""
     torch.manual_seed(0)
+    if queries == "dense":
+        queries, changes = "anchor", {"proposals": "dense", **changes}
     config = ModelConfig(
         **{
             "backbone": BackboneConfig(width=8, depths=(1, 1, 1, 1)),
@@ -87,10 +91,12 @@ def test_capture_changes_nothing_else(queries: str, training: bool) -> None:
     assert (*maps.encoder,) == asked.encoder
     assert (*maps.decoder,) == asked.decoder
     assert (*maps.cross,) == asked.cross
-    rows = QUERIES * (GROUPS if training and queries == "anchor" else 1)
+    rows = QUERIES * (GROUPS if training and queries != "learned" else 1)
     assert maps.encoder[1].shape == (BATCH, HEADS, TOKENS, TOKENS)
     assert maps.decoder[0].shape == (BATCH, HEADS, rows, QUERIES)  # its own group only
-    assert maps.cross[2].shape == (BATCH, HEADS, rows, TOKENS)
+    columns = CELLS if queries == "dense" else TOKENS
+    assert maps.cross[2].shape == (BATCH, HEADS, rows, columns)
+    assert math.prod(captured.cross_grid) == columns
     for each in (maps.encoder[1], maps.decoder[0], maps.decoder[2], maps.cross[2]):
         torch.testing.assert_close(each.sum(-1), torch.ones(each.shape[:-1]))
 
@@ -115,9 +121,11 @@ def test_training_answers_hold_those_of_inference(queries: str) -> None:
     with torch.no_grad():
         inference = model(images)
         model.train()
-        model.backbone.eval()  # batch norm is the one part with another mode
+        for module in model.modules():  # batch norm is the one part with another mode
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
         training = model(images)
-    groups = GROUPS if queries == "anchor" else 1
+    groups = 1 if queries == "learned" else GROUPS
     assert (inference.groups, training.groups) == (1, groups)
     assert training.logits.shape[2] == groups * QUERIES
     logits, boxes = training.logits[:, :, :QUERIES], training.boxes_cxcywh[:, :, :QUERIES]
@@ -252,10 +260,17 @@ def test_every_parameter_learns(queries: str) -> None:
     outputs = model(pictures())
     total = outputs.logits.square().sum() + outputs.boxes_cxcywh.square().sum()
     assert outputs.points is not None
+    if outputs.dense is not None:
+        answers = outputs.dense.logits, outputs.dense.boxes_cxcywh, outputs.dense.points
+        total = total + torch.stack([each.square().sum() for each in answers]).sum()
     (total + outputs.points.square().sum()).backward()
-    idle = {name for name, p in model.named_parameters() if p.grad is None}
+    # All that asks for a gradient gets one, as training in several processes demands.
+    idle = {name for name, p in model.named_parameters() if (p.grad is None) == p.requires_grad}
     # Learned queries start from content zero, which the first look around can only pass on.
     assert idle == set()
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert all(name.startswith("box_head.") for name in frozen)
+    assert bool(frozen) == (queries == "dense")
 
 
 @pytest.mark.parametrize("queries", KINDS)
@@ -269,9 +284,8 @@ def test_fast_products_change_nothing(queries: str, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(linear, "WORTHWHILE", worthwhile)
         outputs = model(pictures())
         total = outputs.logits.square().mean() + outputs.boxes_cxcywh.square().mean()
-        results.append(
-            (outputs, torch.autograd.grad(total, [*model.parameters()], allow_unused=True))
-        )
+        learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        results.append((outputs, torch.autograd.grad(total, learns, allow_unused=True)))
     (first, gradients), (second, other_gradients) = results
     assert_same(first, second, 1e-4)
     for given, expected in zip(gradients, other_gradients, strict=True):
@@ -316,7 +330,8 @@ def test_a_guide_of_the_models_own_queries_gives_its_own_maps(queries: str) -> N
     model = build(queries)
     with torch.no_grad():
         own = model(pictures(), EVERYTHING)
-        anchors = own.boxes_cxcywh[0] if queries == "anchor" else None
+        anchors = own.anchors
+        assert (anchors is None) == (queries == "learned")
         turned = Guide(own.queries.flip(1), None if anchors is None else anchors.flip(1))
         guided = model(pictures(), EVERYTHING, turned)
     assert_same(own, guided)
@@ -337,3 +352,67 @@ def test_a_guide_is_seen_by_nobody_in_training() -> None:
     for name in ("encoder.0.attention.query_key.weight", "decoder.1.cross_attention.key.weight"):
         assert model.get_parameter(name).grad.abs().sum() > 0
     assert model.class_head.weight.grad is None
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_dense_proposals(training: bool) -> None:
+    """All cells of the finer grid answer; every group starts from the same best of them."""
+    outputs = build("dense", points=True, classification="softmax").train(training)(pictures())
+    dense, groups = outputs.dense, GROUPS if training else 1
+    assert dense is not None
+    assert (outputs.grid, dense.grid, outputs.cross_grid) == (Grid(1, 3, 7), *[Grid(1, 6, 14)] * 2)
+    assert dense.logits.shape == (BATCH, CELLS, CLASSES)  # never "no object"
+    assert dense.boxes_cxcywh.shape == (BATCH, CELLS, 4)
+    assert dense.points is not None
+    assert dense.points.shape == (BATCH, CELLS, 2, 2)
+    assert outputs.logits.shape == (3, BATCH, groups * QUERIES, CLASSES + 1)  # layers alone
+    assert outputs.anchors is not None
+    expected, _ = choose(dense, QUERIES)
+    assert torch.equal(outputs.anchors, expected.repeat(1, groups, 1))
+    assert not torch.equal(*outputs.queries[:, : 2 * QUERIES].chunk(2, 1)) or not training
+    first = outputs.first(1)
+    assert first.dense is not None
+    assert first.anchors is not None
+    assert torch.equal(first.dense.logits, dense.logits[:1])
+    assert torch.equal(first.dense.points, dense.points[:1])
+    assert torch.equal(first.anchors, outputs.anchors[:1])
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "grids"),
+    [((37, 83), 16, ((3, 6), (5, 11))), ((65, 97), 32, ((3, 4), (5, 7)))],
+)
+def test_dense_proposals_of_odd_sizes(
+    size: tuple[int, int], stride: int, grids: tuple[tuple[int, int], tuple[int, int]]
+) -> None:
+    model = build("dense", backbone=BackboneConfig(width=8, depths=(1, 1, 1, 1), stride=stride))
+    outputs = model(torch.rand(1, 1, 1, *size))
+    assert (outputs.grid[1:], outputs.cross_grid[1:]) == grids
+
+
+def test_dense_answers_start_a_step_of_their_own() -> None:
+    """What the decoder says teaches the cells it starts from, but not their boxes."""
+    model = build("dense").train()
+    model(pictures()).boxes_cxcywh.sum().backward()
+    assert model.get_parameter("fine_memory.lateral.0.weight").grad is not None
+    assert model.get_parameter("dense_head.box_head.2.weight").grad is None
+
+
+@pytest.mark.parametrize("temporal", ["none", "mixing", "factorised"])
+def test_dense_proposals_of_a_clip_are_of_its_last_frame(temporal: str) -> None:
+    backbone = BackboneConfig(width=8, depths=(1, 1, 1, 1), temporal=temporal)
+    model = build("dense", backbone=backbone)
+    clips = torch.cat((pictures(BATCH), pictures(2 * BATCH)[BATCH:], pictures(BATCH).flip(0)), 2)
+    with torch.no_grad():
+        embedded, outputs = model.embed(clips), model(clips)
+        last = model.embed(clips[:, :, 2:])
+        still = model(clips[:, :, 2:].expand(-1, -1, 3, -1, -1))
+    assert embedded.fine is not None
+    assert last.fine is not None
+    assert (outputs.grid, outputs.cross_grid) == (Grid(3, 3, 7), Grid(1, 6, 14))
+    if temporal != "factorised":  # whose finer map knows the frames before
+        torch.testing.assert_close(embedded.fine, last.fine, atol=1e-5, rtol=1e-5)
+    # Earlier frames are seen all the same, by the encoder.
+    assert outputs.dense is not None
+    assert still.dense is not None
+    assert not torch.allclose(outputs.dense.logits, still.dense.logits, atol=1e-3)

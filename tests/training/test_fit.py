@@ -8,18 +8,23 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from processes import contents, die_after, fill_disk_at_second_checkpoint, stop_at_next_epoch
 from safetensors.torch import load_file, save_file
 from stills import CLASSES, write_stills
 
+from sonodetr.config import BackboneConfig, LossConfig, ModelConfig
 from sonodetr.data.splits import Split
 from sonodetr.files import InputError
 from sonodetr.model.decode import detections_of
 from sonodetr.model.detr import DETR
+from sonodetr.model.tensors import Batch, Target
+from sonodetr.set_loss import generalised_iou
 from sonodetr.training import fit
 from sonodetr.training.data import Data, load_batches, open_data
 from sonodetr.training.fit import Trainer, train
 from sonodetr.training.run import load_run
+from sonodetr.training.tasks import Detection
 from sonodetr.types import Labels, Video
 
 
@@ -337,3 +342,60 @@ def test_full_disk_keeps_the_old_checkpoint(start, tiny, tmp_path):
     resumed = start(config, tmp_path, resume=True)
     assert resumed.wait() == 0, resumed.said()
     assert "goes on after step 1 of 9" in resumed.said()
+
+
+def test_dense_proposals_find_what_they_are_shown():
+    """Three pictures with a bright box each, two classes by brightness, learnt by heart."""
+    torch.manual_seed(0)
+    boxes = torch.tensor(
+        [[0.25, 0.375, 0.25, 0.25], [0.625, 0.5, 0.5, 0.25], [0.5, 0.75, 0.25, 0.375]]
+    )
+    images, targets = torch.rand(4, 1, 1, 64, 64) * 0.2, []
+    for clip, (x, y, width, height) in enumerate((64 * boxes).tolist()):
+        rows = slice(int(y - height / 2), int(y + height / 2))
+        columns = slice(int(x - width / 2), int(x + width / 2))
+        images[clip, 0, 0, rows, columns] += 0.4 + 0.4 * (clip % 2)
+        unknown = torch.full((1, 2, 2), torch.nan)
+        targets.append(Target(boxes[clip : clip + 1], torch.tensor([clip % 2]), unknown))
+    targets.append(Target(boxes[:0], torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2, 2)))
+    model = DETR(
+        ModelConfig(
+            backbone=BackboneConfig(width=8, depths=(1, 1, 1, 1)),
+            **{"hidden_dim": 32, "num_heads": 2, "feedforward_dim": 32, "num_queries": 5},
+            **{"encoder_layers": 1, "decoder_layers": 1, "query_groups": 2, "dropout": 0.0},
+            proposals="dense",
+        ),
+        2,
+    )
+    task = Detection(LossConfig(), "focal", Accelerator(cpu=True))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    batch = Batch(images, targets, [])
+    for _ in range(60):
+        named = task(model.train(), batch, 0.0)
+        optimizer.zero_grad()
+        named["loss"].backward()
+        optimizer.step()
+    parts = [named[name] for name in ("classification", "box_l1", "box_giou", "points", "dense")]
+    torch.testing.assert_close(named["loss"], sum(parts))
+    with torch.no_grad():
+        outputs = model.eval()(images)
+    for logits, found in (
+        (outputs.logits[-1], outputs.boxes_cxcywh[-1]),
+        (outputs.dense.logits, outputs.dense.boxes_cxcywh),
+    ):
+        scores, best = logits.sigmoid().amax(-1).max(-1)
+        assert scores[3] < scores[:3].min()
+        for clip in range(3):
+            assert logits[clip, best[clip]].argmax() == clip % 2
+            assert generalised_iou(found[clip, best[clip]], boxes[clip]) > 0.6
+
+
+def test_a_run_with_dense_proposals(tiny, tmp_path):
+    """In mixed precision, with a still without objects."""
+    config = tiny(model={"proposals": "dense", "points": True}, train={"precision": "bf16"})
+    folder = train(config, tmp_path)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train/dense"] for line in lines if "train/dense" in line]
+    assert len(losses) == 3
+    assert 0 < losses[2] < losses[0]
+    assert load_run(folder)[0].config.proposals == "dense"

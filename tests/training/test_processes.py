@@ -1,5 +1,6 @@
 """Two processes train together on the CPU (gloo); with several GPUs the code is the same."""
 
+import json
 import os
 import socket
 import subprocess
@@ -10,8 +11,10 @@ import pytest
 import torch
 from processes import contents, count_detections, die_after, keep_state
 from safetensors.torch import load_file
+from stills import write_stills
 
 from sonodetr.config_file import dump_config
+from sonodetr.training.data import open_data
 
 
 @pytest.fixture
@@ -40,6 +43,25 @@ def test_both_have_the_same_weights_and_evaluate_every_frame_once(pair, tiny, tm
     statistics = ("running_mean", "running_var")  # each process has its own until the next step
     for name, tensor in first.items():
         if not name.endswith(statistics):
+            assert torch.equal(tensor, second[name]), name
+
+
+def test_dense_proposals_in_a_pair(pair, tiny, tmp_path):
+    """One clip a process, some without objects: all parameters take part all the same."""
+    path = write_stills(tmp_path)
+    document = json.loads(path.read_text())
+    kept = [label for label in document["annotations"] if label["image_id"] not in (1, 2, 3, 8)]
+    path.write_text(json.dumps(document | {"annotations": kept}))
+    model = {"proposals": "dense", "points": True}
+    config = tiny(data={"path": str(path)}, model=model, train={"batch_size": 1})
+    data = open_data(config)
+    labels = [data.videos[video].labels[frame] for video, frame in data.split.train]
+    assert sorted(len(each.classes) for each in labels) == [0, 0, 1, 1, 2]
+    codes, said = pair(config, tmp_path, changes=[partial(keep_state, tmp_path, 6)])
+    assert codes == [0, 0], said
+    first, second = (load_file(tmp_path / f"2-{rank}.safetensors") for rank in "01")
+    for name, tensor in first.items():
+        if not name.endswith(("running_mean", "running_var")):
             assert torch.equal(tensor, second[name]), name
 
 

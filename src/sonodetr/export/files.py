@@ -47,12 +47,13 @@ def add_outputs(graph: Any, names: Sequence[str]) -> None:
         )
 
 
-def operators(graph: Any) -> list[tuple[str, bool]]:
-    """Name of every operator, and whether it is a convolution; inputs before what reads them."""
+def operators(graph: Any) -> list[tuple[str, str]]:
+    """Name and kind of every operator, inputs before what reads them; kinds as the runtime calls
+    them, but every convolution is a "Conv"."""
     if isinstance(graph, onnx.ModelProto):
-        return [(node.name, node.op_type == "Conv") for node in graph.graph.node]
-    kinds = ("Convolution", "GroupConvolution")
+        return [(node.name, node.op_type) for node in graph.graph.node]
+    same = {"Convolution": "Conv", "GroupConvolution": "Conv"}
     return [
-        (node.get_friendly_name(), node.get_type_name() in kinds)
+        (node.get_friendly_name(), same.get(node.get_type_name(), node.get_type_name()))
         for node in graph.get_ordered_ops()
     ]

@@ -19,6 +19,7 @@ from sonodetr.export.graph import EVERYTHING, everything
 from sonodetr.files import InputError
 from sonodetr.formats import open_source
 from sonodetr.model.decode import decode
+from sonodetr.model.dense import rank
 from sonodetr.model.detr import DETR
 from sonodetr.types import Video
 
@@ -119,14 +120,18 @@ def in_torch(model: DETR, clip: Clip) -> tuple[Rows, Float32[np.ndarray, " found
     images = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float() / 255
     with _proposals(model) as projected:
         outputs = model(images)
+    if outputs.dense is not None:
+        # A cell that is all but beaten, or all but not, is next to its neighbour in this order.
+        ranked = rank(outputs.dense, slack=_TIE)
+    elif projected:
+        ranked = model.class_head(projected[0]).amax(-1)
+    else:
+        ranked = torch.zeros(1, 0)
     scores, boxes, *points = everything(outputs, model.config.classification)
     flat = [points[0].flatten(1)] if points else [boxes[:, :0]]
     rows = Rows(*(each.numpy() for each in (scores, boxes, *flat)))
     best = decode(outputs, model.config.classification).scores[0].numpy()
-    if not projected:
-        return rows, best, False
-    likeness = model.class_head(projected[0]).amax(-1)[0].sort(descending=True).values
-    gaps = likeness.diff().abs()[: model.config.num_queries]
+    gaps = ranked[0].sort(descending=True).values.diff().abs()[: model.config.num_queries]
     return rows, best, bool((gaps < _TIE).any())
 
 

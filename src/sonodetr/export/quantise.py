@@ -125,10 +125,11 @@ def _quantised(graph: Any, taken: str, arrays: Sequence[np.ndarray]) -> Any:
 
 
 def _kept(graph: Any, taken: str) -> list[str]:
-    """Operators that stay in float32: all after the last convolution, and the first convolution,
-    where it reads the picture. What that saves and costs: docs/export.md."""
-    names, convolutional = zip(*operators(graph), strict=True)
-    places = np.flatnonzero(convolutional)
+    """Operators that stay in float32: all after the last convolution before the transformer, and
+    the first convolution, where it reads the picture. What that saves and costs: docs/export.md."""
+    names, kinds = zip(*operators(graph), strict=True)
+    transformer = kinds.index("Softmax") if "Softmax" in kinds else len(kinds)
+    places = [place for place, kind in enumerate(kinds[:transformer]) if kind == "Conv"]
     first = [] if taken == "features" else [names[places[0]]]
     return [*first, *names[places[-1] + 1 :]]
 

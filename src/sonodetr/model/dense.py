@@ -73,7 +73,8 @@ class DenseHead(nn.Module):
 
     def forward(self, memory: Float[Tensor, "batch cells dim"], grid: Grid) -> Dense:
         """Returns the answers of all cells."""
-        cells = cell_boxes(grid).to(memory)
+        # Boxes stay exact in mixed precision.
+        cells = cell_boxes(grid).to(memory.device, torch.promote_types(memory.dtype, torch.float32))
         features = self.box_features(memory)
         boxes = (logit(cells) + self.box_head(features)).sigmoid()
         points = None
@@ -94,9 +95,19 @@ def choose(
     Returns:
         Boxes cxcywh of the chosen cells, best first, and the cells' numbers.
     """
-    score = dense.logits.amax(-1).unflatten(-1, (dense.grid.height, dense.grid.width))
-    peak = score >= functional.max_pool2d(score, 3, 1, 1)
-    ranked = torch.where(peak, score, score - 100.0).flatten(1)
-    chosen = ranked.topk(count, dim=1).indices
+    chosen = rank(dense).topk(count, dim=1).indices
     clips = torch.arange(len(chosen), device=chosen.device)[:, None]
     return dense.boxes_cxcywh[clips, chosen], chosen
+
+
+def rank(dense: Dense, slack: float = 0.0) -> Float[Tensor, "batch cells"]:
+    """By what `choose` chooses: the best class score, of a cell that a neighbour beats less 100.
+
+    Args:
+        slack: by how much a neighbour must be better to beat a cell.
+    """
+    # In float32, which still tells scores apart when 100 is taken off.
+    score = dense.logits.detach().amax(-1).float()
+    score = score.unflatten(-1, (dense.grid.height, dense.grid.width))
+    peak = score >= functional.max_pool2d(score, 3, 1, 1) - slack
+    return torch.where(peak, score, score - 100.0).flatten(1)

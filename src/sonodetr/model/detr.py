@@ -128,6 +128,8 @@ class DETR(nn.Module):
         outputs = num_classes + (config.classification == "softmax")
         self.class_head = nn.Linear(dim, outputs)
         self.box_head = Perceptron(dim, dim, dim, 4)
+        if dense:
+            self.box_head.requires_grad_(False)  # cells and layers have heads of their own
         self.point_head = Perceptron(dim, dim, 4) if config.points else None
         # Also answers of the proposals and of every layer: losses want them, an export does not.
         self.auxiliary = True

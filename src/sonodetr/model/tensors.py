@@ -10,6 +10,7 @@
 | queries | object queries: all groups in turn in training, the first group at inference |
 | classes | class scores (with softmax the last one is "no object") |
 | tokens | cells of the feature grid, time x height x width flattened, width fastest |
+| cells | what the decoder looks at: tokens, or with dense proposals the last frame's finer grid |
 | heads | attention heads |
 | group | queries of one group, which see each other |
 """
@@ -25,7 +26,7 @@ from sonodetr.geometry import Letterbox
 
 
 class Grid(NamedTuple):
-    """Size of the encoder's token grid; `tokens = time * height * width`."""
+    """Size of a grid of tokens or cells, `time * height * width` of them."""
 
     time: int
     height: int
@@ -96,7 +97,7 @@ class Attention:
 
     encoder: dict[int, Float[Tensor, "batch heads tokens tokens"]] = field(default_factory=dict)
     decoder: dict[int, Float[Tensor, "batch _ queries group"]] = field(default_factory=dict)
-    cross: dict[int, Float[Tensor, "batch _ queries tokens"]] = field(default_factory=dict)
+    cross: dict[int, Float[Tensor, "batch _ queries cells"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,14 @@ class Detection:
         objects = torch.tensor(
             float(sum(len(target.classes) for target in batch.targets)), device=batch.images.device
         )
-        objects = self.accelerator.reduce(objects, "mean")
         named = set_loss(
-            outputs, batch.targets, self.config, self.classification, float(objects)
+            outputs, batch.targets, self.config, self.classification, float(self._mean(objects))
         ).named()
         if outputs.dense is None:
             return named
-        dense = dense_loss(outputs.dense, batch.targets, self.config)
+        dense = dense_loss(outputs.dense, batch.targets, self.config, self._mean)
         return named | {"loss": named["loss"] + dense, "dense": dense}
+
+    def _mean(self, total: Tensor) -> Tensor:
+        """Over the processes."""
+        return self.accelerator.reduce(total, "mean")
