@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from random_runs import KINDS, config_of, save_huggingface, write_run
 
-from runs import KINDS, config_of, save_huggingface, write_run
 from sonodetr.export import convert
 from sonodetr.export.convert import export_model
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from random_runs import CLASSES, KINDS
 
-from runs import CLASSES, KINDS
 from sonodetr.contract import check_files, read_contract, sha256
 from sonodetr.export import convert
 from sonodetr.export.convert import export_model

@@ -2,9 +2,17 @@
 
 import pytest
 import torch
+from random_runs import (
+    COMPACT,
+    DENSE,
+    EFFICIENTNET,
+    RESNET,
+    config_of,
+    random_model,
+    save_huggingface,
+)
 from torch import nn
 
-from runs import COMPACT, DENSE, EFFICIENTNET, RESNET, config_of, random_model, save_huggingface
 from sonodetr.config import Config
 from sonodetr.export.graph import ANSWERS, EVERYTHING, graphs_of
 from sonodetr.model.backbone import Backbone
