@@ -3,11 +3,16 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+
+# Benchmarks are no package: their scripts import each other by name, and so do their tests.
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "peers")]
 
 # Test processes run side by side: more threads each would only fight over the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
