@@ -19,6 +19,8 @@ CONTRACT = "contract.json"
 FORMAT = 1
 # Runtime -> endings of the files that make up one graph; the first one is the one to open.
 RUNTIMES = {"onnx": (".onnx",), "openvino": (".xml", ".bin")}
+# Runtime -> package that runs it.
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 PRECISIONS = ("float32", "int8")
 
 

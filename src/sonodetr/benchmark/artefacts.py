@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from sonodetr.contract import CONTRACT, Contract, graph_files, read_contract
+from sonodetr.contract import CONTRACT, PACKAGES, Contract, graph_files, read_contract
 from sonodetr.files import InputError, closest, read_json, write_text
 
-RUNTIMES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
+RUNTIMES = {"torch": "torch"} | PACKAGES
 SMALLEST_SIDE = 32  # a cell of the deepest map
 EVALUATION = "evaluation-test/evaluation.json"
 

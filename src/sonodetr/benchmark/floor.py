@@ -82,11 +82,11 @@ def layers_of(path: str | os.PathLike[str]) -> list[Layer]:
     Args:
         path: the `.onnx` or `.xml` file.
     """
-    import openvino
+    from sonodetr.engines.openvino import core
 
     layers = []
     constant: set[str] = set()
-    for node in openvino.Core().read_model(path).get_ordered_ops():
+    for node in core().read_model(path).get_ordered_ops():
         operator, inputs = (
             node.get_type_name(),
             [port.get_source_output() for port in node.inputs()],
@@ -103,11 +103,11 @@ def layers_of(path: str | os.PathLike[str]) -> list[Layer]:
 
 def weights_of(path: str | os.PathLike[str]) -> int:
     """Floating-point or 8-bit numbers that a graph holds: weights, biases, positions."""
-    import openvino
+    from sonodetr.engines.openvino import core
 
     return sum(
         math.prod(node.get_output_shape(0))
-        for node in openvino.Core().read_model(path).get_ops()
+        for node in core().read_model(path).get_ops()
         if node.get_type_name() == "Constant"
         and str(node.get_output_element_type(0).get_type_name()) in ("f32", "f16", "i8", "u8")
     )

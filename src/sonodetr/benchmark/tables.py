@@ -12,19 +12,24 @@ from rich.table import Table
 Row = dict[str, Any]
 _Columns = dict[str, Callable[[Row], str]]
 
+
+def _percentiles(times: str) -> _Columns:
+    return {
+        "p50 ms": lambda row: f"{row[times]['p50']:.2f}",
+        "p95": lambda row: f"{row[times]['p95']:.2f}",
+        "p99": lambda row: f"{row[times]['p99']:.2f}",
+    }
+
+
 _TABLES: dict[str, _Columns] = {
     "the model alone": {
         "AP": lambda row: "" if row["ap"] is None else f"{row['ap']:.3f}",
-        "p50 ms": lambda row: f"{row['model_ms']['p50']:.2f}",
-        "p95": lambda row: f"{row['model_ms']['p95']:.2f}",
-        "p99": lambda row: f"{row['model_ms']['p99']:.2f}",
+        **_percentiles("model_ms"),
         "floor ms": lambda row: f"{row['floor_ms']:.2f}",
         "p50 / floor": lambda row: f"{row['times_floor']:.2f}",
     },
     "whole frames, from pixels to detections": {
-        "p50 ms": lambda row: f"{row['frame_ms']['p50']:.2f}",
-        "p95": lambda row: f"{row['frame_ms']['p95']:.2f}",
-        "p99": lambda row: f"{row['frame_ms']['p99']:.2f}",
+        **_percentiles("frame_ms"),
         "a second": lambda row: f"{row['frames_per_second']:.0f}",
         "load": lambda row: f"{row['processor_load']:.2f}",
     },

@@ -17,7 +17,15 @@ import onnx
 import torch
 
 from sonodetr.config import Config
-from sonodetr.contract import CONTRACT, RUNTIMES, Contract, graph_files, sha256, write_contract
+from sonodetr.contract import (
+    CONTRACT,
+    PACKAGES,
+    RUNTIMES,
+    Contract,
+    graph_files,
+    sha256,
+    write_contract,
+)
 from sonodetr.engines.torch import interface_of
 from sonodetr.export.files import write_graph
 from sonodetr.export.folder import check_target, whole_folder
@@ -184,7 +192,6 @@ def _compare(
 def _contract(
     run: Path, config: Config, info: RunInfo, format: str, graphs: dict[str, str]
 ) -> Contract:
-    runtime = {"onnx": "onnxruntime", "openvino": "openvino"}[format]
     return Contract(
         **asdict(interface_of(config, info)),
         name=config.name,
@@ -195,7 +202,7 @@ def _contract(
         input=_INPUT,
         weights_sha256=sha256(run / WEIGHTS),
         files_sha256={},
-        versions=_versions("sonodetr", "torch", "onnx", "onnxscript", runtime),
+        versions=_versions("sonodetr", "torch", "onnx", "onnxscript", PACKAGES[format]),
         parity={},
         provenance=info.model_dump(mode="json", include={"step", "validation", "provenance"}),
     )

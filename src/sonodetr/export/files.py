@@ -11,9 +11,9 @@ def read_graph(path: Path) -> Any:
     """An `onnx.ModelProto` or an `openvino.Model`, as the file's ending says."""
     if path.suffix == ".onnx":
         return onnx.load(path)
-    import openvino
+    from sonodetr.engines.openvino import core
 
-    return openvino.Core().read_model(path)
+    return core().read_model(path)
 
 
 def write_graph(graph: Any, path: Path) -> None:
@@ -27,9 +27,11 @@ def write_graph(graph: Any, path: Path) -> None:
         return
     import openvino
 
+    from sonodetr.engines.openvino import core
+
     try:
         if isinstance(graph, onnx.ModelProto):
-            graph = openvino.Core().read_model(graph.SerializeToString(), b"")
+            graph = core().read_model(graph.SerializeToString(), b"")
         # Not openvino.convert_model, which reports its use over the network.
         openvino.save_model(graph, path, compress_to_fp16=False)
     except RuntimeError as error:

@@ -11,10 +11,10 @@ from torch.export import ExportedProgram
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sonodetr.model.backbone import Backbone, Features
+from sonodetr.model.decode import MOST
 from sonodetr.model.detr import DETR, Capture
 from sonodetr.model.tensors import Outputs
 
-MOST = 100  # detections kept, as in `decode`
 ANSWERS = ("scores", "classes", "boxes_cxcywh", "points")
 # The same of every query, before the best are chosen: what the comparison with torch looks at.
 EVERYTHING = ("all_scores", "all_boxes_cxcywh", "all_points")

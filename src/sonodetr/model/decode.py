@@ -11,6 +11,8 @@ from sonodetr.geometry import detections_in_frame
 from sonodetr.model.tensors import Outputs, Source
 from sonodetr.types import Answer, Detections
 
+MOST = 100  # detections kept of a clip
+
 
 class Decoded(NamedTuple):
     """The best detections of each clip, best first, normalised to the input."""
@@ -21,7 +23,7 @@ class Decoded(NamedTuple):
     points: Float[Tensor, "batch found 2 2"] | None
 
 
-def decode(outputs: Outputs, classification: str, most: int = 100) -> Decoded:
+def decode(outputs: Outputs, classification: str, most: int = MOST) -> Decoded:
     """Turn the last layer's outputs into scored detections.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sonodetr.model.linear import Linear
-from sonodetr.model.position import Perceptron, cell_boxes, logit
+from sonodetr.model.position import Perceptron, box_points, cell_boxes, logit
 from sonodetr.model.tensors import Dense, Grid
 
 
@@ -79,8 +79,7 @@ class DenseHead(nn.Module):
         boxes = (logit(cells) + self.box_head(features)).sigmoid()
         points = None
         if self.point_head is not None:
-            offsets = self.point_head(features).unflatten(-1, (2, 2))
-            points = boxes[..., None, :2] + offsets * boxes[..., None, 2:]
+            points = box_points(boxes, self.point_head(features))
         return Dense(self.class_head(memory), boxes, points, cells, grid)
 
 

@@ -14,6 +14,7 @@ from sonodetr.model.linear import Linear
 from sonodetr.model.position import (
     BoxFocus,
     Perceptron,
+    box_points,
     box_positions,
     cell_boxes,
     grid_positions,
@@ -199,10 +200,13 @@ class DETR(nn.Module):
             features, boxes = own.features, own.boxes_cxcywh
         if guide is not None:
             own = decode(guide.queries, guide.anchors, memory, 1, capture)
+        points = None
+        if self.point_head is not None:
+            points = box_points(boxes, self.point_head(features))
         return Outputs(
             logits=self.class_head(features),
             boxes_cxcywh=boxes,
-            points=self._points(features, boxes),
+            points=points,
             memory=tokens,
             queries=queries,
             grid=grid,
@@ -211,17 +215,6 @@ class DETR(nn.Module):
             anchors=anchors,
             dense=dense,
         )
-
-    def _points(
-        self,
-        features: Float[Tensor, "layers batch queries dim"],
-        boxes_cxcywh: Float[Tensor, "layers batch queries 4"],
-    ) -> Float[Tensor, "layers batch queries 2 2"] | None:
-        """Two points a box, from its centre and in units of its size."""
-        if self.point_head is None:
-            return None
-        offsets = self.point_head(features).unflatten(-1, (2, 2))
-        return boxes_cxcywh[..., None, :2] + offsets * boxes_cxcywh[..., None, 2:]
 
     def embed(self, images: Float[Tensor, "batch channels time height width"]) -> Embedded:
         """Backbone features as tokens, before the encoder, and the grid they lie on.

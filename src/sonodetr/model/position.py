@@ -59,6 +59,13 @@ def cell_boxes(grid: Grid) -> Float[Tensor, "cells 4"]:
     return torch.cat((centres, torch.full_like(centres, 0.2)), -1)
 
 
+def box_points(
+    boxes_cxcywh: Float[Tensor, "*shape 4"], offsets: Float[Tensor, "*shape 4"]
+) -> Float[Tensor, "*shape 2 2"]:
+    """Two points a box, from its centre and in units of its size."""
+    return boxes_cxcywh[..., None, :2] + offsets.unflatten(-1, (2, 2)) * boxes_cxcywh[..., None, 2:]
+
+
 def box_positions(
     boxes_cxcywh: Float[Tensor, "batch queries 4"], dim: int
 ) -> Float[Tensor, "batch queries {dim}"]:
