@@ -126,7 +126,7 @@ class BackboneConfig(Section):
         (1, 2, 2, 1), description="compact, resnet: blocks in each of four stages"
     )
     bottleneck: bool = Field(False, description="resnet: bottleneck blocks, as in ResNet-50")
-    stride: Literal[8, 16, 32] = Field(16, description="input pixels a token, along each side")
+    stride: Literal[16, 32] = Field(16, description="input pixels a token, along each side")
     pretrained: bool = Field(
         False, description="start from ImageNet weights, where the backbone has them"
     )
@@ -171,11 +171,6 @@ class ModelConfig(Section):
     query_groups: int = Field(
         4, ge=1, description="anchor: groups of queries in training; one at inference"
     )
-    proposals: Literal["tokens", "dense"] = Field(
-        "tokens",
-        description="anchor: boxes to start from are chosen among the encoder's tokens, or among "
-        "the answers of a finer grid that has a loss of its own (backbone.stride 16 or 32)",
-    )
     classification: Literal["focal", "softmax"] = Field(
         "focal",
         description="focal: one sigmoid a class; softmax: with a no-object class, as published",
@@ -191,12 +186,6 @@ class ModelConfig(Section):
             )
         if self.queries == "anchor" and self.hidden_dim % 8:
             raise ValueError(f"hidden_dim {self.hidden_dim} must be a multiple of 8 with anchors")
-        dense = self.queries == "anchor" and self.proposals == "dense"
-        if dense and self.backbone.stride == 8:
-            raise ValueError(
-                "proposals dense needs a map finer than the tokens'; set backbone.stride to 16 or "
-                "32, or proposals to tokens"
-            )
         return self
 
 
@@ -207,7 +196,7 @@ class LossConfig(Section):
     box_l1: float = Field(5.0, ge=0, description="weight of the L1 distance of boxes")
     box_giou: float = Field(2.0, ge=0, description="weight of the generalised IoU")
     points: float = Field(5.0, ge=0, description="weight of the L1 distance of points")
-    dense: float = Field(1.0, ge=0, description="weight of the loss of dense proposals")
+    dense: float = Field(1.0, ge=0, description="anchor: weight of the loss of proposals")
     no_object: float = Field(0.1, gt=0, description="softmax: weight of the no-object class")
     focal_alpha: float = Field(0.25, gt=0, lt=1, description="focal: weight of the positive term")
     focal_gamma: float = Field(2.0, ge=0, description="focal: how much easy examples are ignored")

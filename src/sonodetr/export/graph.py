@@ -29,39 +29,26 @@ class Graph(NamedTuple):
     outputs: tuple[str, ...]
 
 
-class Head(nn.Module):
-    """From features of a clip to its detections."""
-
-    def __init__(self, model: DETR, time: int) -> None:
-        super().__init__()
-        self.model, self.time = model, time
-
-    def forward(self, features: Float[Tensor, "time channels h w"]) -> tuple[Tensor, ...]:
-        """Returns `ANSWERS` of the best detections, best first, then `EVERYTHING`."""
-        return self.answers(Features(features, None))
-
-    def answers(self, seen: Features) -> tuple[Tensor, ...]:
-        """The same from all that a backbone gives."""
-        outputs = self.model.detect(self.model.tokens(seen, self.time), Capture())
-        rows = everything(outputs, self.model.config.classification)
-        return *_best(rows, self.model.config.classification), *rows
-
-
 class Detect(nn.Module):
     """From the pictures of a clip to its detections."""
 
     def __init__(self, model: DETR, time: int) -> None:
         super().__init__()
-        self.backbone, self.head = model.backbone, Head(model, time)
+        self.backbone, self.model, self.time = model.backbone, model, time
 
     def forward(self, pictures: UInt8[Tensor, "time height width channels"]) -> tuple[Tensor, ...]:
-        """Returns what `Head` does."""
-        images = pictures.permute(0, 3, 1, 2).float()
-        return self.head.answers(self.backbone.see(images, self.head.time))
+        """Returns `ANSWERS` of the best detections, best first, then `EVERYTHING`."""
+        return self.answers(self.backbone.see(pictures.permute(0, 3, 1, 2).float(), self.time))
+
+    def answers(self, seen: Features) -> tuple[Tensor, ...]:
+        """The same, from what the backbone saw."""
+        outputs = self.model.detect(self.model.tokens(seen, self.time), Capture())
+        rows = everything(outputs, self.model.config.classification)
+        return *_best(rows, self.model.config.classification), *rows
 
 
-class FrameFeatures(nn.Module):
-    """From one picture to what `Head` wants to know of it."""
+class SeeFrame(nn.Module):
+    """From one picture to what `DetectInClip` wants to know of it."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -69,9 +56,31 @@ class FrameFeatures(nn.Module):
 
     def forward(
         self, picture: UInt8[Tensor, "height width channels"]
-    ) -> Float[Tensor, "features h w"]:
-        """Returns the features of the picture, before frames meet."""
-        return self.backbone.see(picture.permute(2, 0, 1)[None].float()).coarse[0]
+    ) -> Float[Tensor, " features"]:
+        """Returns all maps of the picture, before frames meet, in one row."""
+        seen = self.backbone.see(picture.permute(2, 0, 1)[None].float())
+        return torch.cat([each.flatten() for each in seen if each is not None])
+
+
+class DetectInClip(nn.Module):
+    """From what `SeeFrame` gives of each frame of a clip to its detections.
+
+    Args:
+        detect: the same in one.
+        seen: of a frame, for the shapes.
+    """
+
+    def __init__(self, detect: Detect, seen: Features) -> None:
+        super().__init__()
+        self.detect = detect
+        self.coarse = seen.coarse.shape[1:]
+        self.fine = None if seen.fine is None else seen.fine.shape[1:]
+
+    def forward(self, features: Float[Tensor, "time features"]) -> tuple[Tensor, ...]:
+        """Returns what `Detect` does."""
+        coarse, fine = features.tensor_split((self.coarse.numel(),), 1)
+        details = None if self.fine is None else fine.unflatten(1, self.fine)
+        return self.detect.answers(Features(coarse.unflatten(1, self.coarse), details))
 
 
 def everything(outputs: Outputs, classification: str) -> tuple[Tensor, ...]:
@@ -117,26 +126,26 @@ def graphs_of(
     model = copy.deepcopy(model).eval()
     model.auxiliary = False
     model.training_only = nn.ModuleDict()
-    images = torch.zeros(time, channels, *image_size)
-    program = torch.export.export(model.backbone, (images, time))
-    _fold_batch_norms(model.backbone, program)
-    _take_bytes(model.backbone, program)
+    detect = Detect(model, time)
+    pictures = torch.zeros(time, *image_size, channels, dtype=torch.uint8)
+    program = torch.export.export(detect, (pictures,))
+    _fold_batch_norms(detect, program)
+    _take_bytes(detect, program)
     points = () if model.point_head is None else ("points",)
     outputs = tuple(name for name in (*ANSWERS, *EVERYTHING) if points or "points" not in name)
-    pictures = torch.zeros(time, *image_size, channels, dtype=torch.uint8)
-    # Dense proposals also want the finer map of the last frame, so frames are not kept apart.
-    if time == 1 or model.backbone.factorised or model.backbone.fine_channels:
-        return {"detect": Graph(Detect(model, time), "pictures", pictures, outputs)}
-    frame = FrameFeatures(model.backbone)
-    features = torch.zeros(time, *frame(pictures[0]).shape)
+    if time == 1 or model.backbone.factorised:
+        return {"detect": Graph(detect, "pictures", pictures, outputs)}
+    seen = model.backbone.see(torch.zeros(1, channels, *image_size))
+    frame = SeeFrame(model.backbone)
+    features = frame(pictures[0]).expand(time, -1)
     return {
         "frame": Graph(frame, "picture", pictures[0], ("features",)),
-        "clip": Graph(Head(model, time), "features", features, outputs),
+        "clip": Graph(DetectInClip(detect, seen), "features", features, outputs),
     }
 
 
 @torch.no_grad()
-def _fold_batch_norms(backbone: Backbone, program: ExportedProgram) -> None:
+def _fold_batch_norms(detect: Detect, program: ExportedProgram) -> None:
     """Let every convolution do the batch norm that alone reads its output; others stay.
 
     Which belongs to which is seen in the traced graph, so it does not matter how a network names
@@ -151,20 +160,21 @@ def _fold_batch_norms(backbone: Backbone, program: ExportedProgram) -> None:
         if any(weight is None or len(weight.users) > 1 for weight in weights):
             continue
         convolution, batch_norm = (names[weight.name].removesuffix(".weight") for weight in weights)
-        first, second = backbone.get_submodule(convolution), backbone.get_submodule(batch_norm)
+        first, second = detect.get_submodule(convolution), detect.get_submodule(batch_norm)
         assert isinstance(first, nn.Conv2d)
         assert isinstance(second, nn.BatchNorm2d)
-        backbone.set_submodule(convolution, fuse_conv_bn_eval(first, second))
-        backbone.set_submodule(batch_norm, nn.Identity())
+        detect.set_submodule(convolution, fuse_conv_bn_eval(first, second))
+        detect.set_submodule(batch_norm, nn.Identity())
 
 
 @torch.no_grad()
-def _take_bytes(backbone: Backbone, program: ExportedProgram) -> None:
+def _take_bytes(detect: Detect, program: ExportedProgram) -> None:
     """Let the backbone take images in 0..255 instead of 0..1.
 
     Where nothing is subtracted, the first convolution also does the division: what it pads with is
     0 before and after. Otherwise it would have to pad with the mean, so the normalisation stays.
     """
+    backbone = detect.backbone
     backbone.mean *= 255
     backbone.std *= 255
     first = [
@@ -175,7 +185,7 @@ def _take_bytes(backbone: Backbone, program: ExportedProgram) -> None:
     if backbone.mean.any() or len(first) != 1:
         return
     name = program.graph_signature.inputs_to_parameters[first[0].args[1].name]
-    backbone.get_parameter(name).div_(backbone.std)
+    detect.get_parameter(name).div_(backbone.std)
     backbone.std.fill_(1)
 
 

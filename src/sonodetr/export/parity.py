@@ -1,7 +1,6 @@
 """Whether an exported model answers what torch does: compared on frames, at every export."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -118,35 +117,16 @@ class Parity:
 def in_torch(model: DETR, clip: Clip) -> tuple[Rows, Float32[np.ndarray, " found"], bool]:
     """What the model itself says of every query, its best scores, and whether proposals tie."""
     images = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float() / 255
-    with _proposals(model) as projected:
-        outputs = model(images)
+    outputs, ranked = model(images), torch.zeros(1, 0)
     if outputs.dense is not None:
         # A cell that is all but beaten, or all but not, is next to its neighbour in this order.
         ranked = rank(outputs.dense, slack=_TIE)
-    elif projected:
-        ranked = model.class_head(projected[0]).amax(-1)
-    else:
-        ranked = torch.zeros(1, 0)
     scores, boxes, *points = everything(outputs, model.config.classification)
     flat = [points[0].flatten(1)] if points else [boxes[:, :0]]
     rows = Rows(*(each.numpy() for each in (scores, boxes, *flat)))
     best = decode(outputs, model.config.classification).scores[0].numpy()
     gaps = ranked[0].sort(descending=True).values.diff().abs()[: model.config.num_queries]
     return rows, best, bool((gaps < _TIE).any())
-
-
-@contextmanager
-def _proposals(model: DETR) -> Iterator[list[torch.Tensor]]:
-    """The projected tokens from which a model with anchors chooses; empty without anchors."""
-    projected: list[torch.Tensor] = []
-    if not model.anchored:
-        yield projected
-        return
-    handle = model.proposals[0].register_forward_hook(lambda *call: projected.append(call[-1]))
-    try:
-        yield projected
-    finally:
-        handle.remove()
 
 
 def differences(ours: Rows, theirs: Rows) -> Float32[np.ndarray, "3"]:

@@ -51,7 +51,7 @@ class Backbone(nn.Module):
 
     Args:
         network: returns maps at strides 8, 16 and 32; has `channels`, one number a map.
-        stride: input pixels a cell of the output map, along each side: 8, 16 or 32.
+        stride: input pixels a cell of the output map, along each side: 16 or 32.
         mean: subtracted from the images (0..1); one value a channel the network takes.
         std: divides them afterwards.
         temporal: where the frames of a clip meet.

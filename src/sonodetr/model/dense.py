@@ -1,4 +1,4 @@
-"""Dense proposals: every cell of a fine grid answers for itself, the best become anchors.
+"""Proposals: every cell of a fine grid answers for itself, the best become anchors.
 
 Many cells learn from each object, which teaches a network that starts from nothing far more a step
 than a few queries do (Zong et al. 2023, "DETRs with Collaborative Hybrid Assignments Training").
@@ -76,27 +76,32 @@ class DenseHead(nn.Module):
         # Boxes stay exact in mixed precision.
         cells = cell_boxes(grid).to(memory.device, torch.promote_types(memory.dtype, torch.float32))
         features = self.box_features(memory)
-        boxes = (logit(cells) + self.box_head(features)).sigmoid()
+        boxes = self._move(cells, features)
         points = None
         if self.point_head is not None:
             points = box_points(boxes, self.point_head(features))
         return Dense(self.class_head(memory), boxes, points, cells, grid)
 
+    @torch.no_grad()
+    def boxes(
+        self,
+        memory: Float[Tensor, "batch chosen dim"],
+        cells_cxcywh: Float[Tensor, "batch chosen 4"],
+    ) -> Float[Tensor, "batch chosen 4"]:
+        """The boxes alone, of some cells: all that is left of them in an exported model."""
+        return self._move(cells_cxcywh, self.box_features(memory))
 
-def choose(
-    dense: Dense, count: int
-) -> tuple[Float[Tensor, "batch {count} 4"], Int64[Tensor, "batch {count}"]]:
-    """The best answers that no neighbour beats, then the best of the rest.
+    def _move(self, cells_cxcywh: Tensor, features: Tensor) -> Tensor:
+        return (logit(cells_cxcywh) + self.box_head(features)).sigmoid()
+
+
+def choose(dense: Dense, count: int) -> Int64[Tensor, "batch {count}"]:
+    """Numbers of the best cells that no neighbour beats, then the best of the rest, best first.
 
     A cell whose score is below one of its eight neighbours' goes behind all others (as peaks are
     found in Zhou et al. 2019, "Objects as Points"): otherwise nearly all would be the same object.
-
-    Returns:
-        Boxes cxcywh of the chosen cells, best first, and the cells' numbers.
     """
-    chosen = rank(dense).topk(count, dim=1).indices
-    clips = torch.arange(len(chosen), device=chosen.device)[:, None]
-    return dense.boxes_cxcywh[clips, chosen], chosen
+    return rank(dense).topk(count, dim=1).indices
 
 
 def rank(dense: Dense, slack: float = 0.0) -> Float[Tensor, "batch cells"]:

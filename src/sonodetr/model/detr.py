@@ -16,7 +16,6 @@ from sonodetr.model.position import (
     Perceptron,
     box_points,
     box_positions,
-    cell_boxes,
     grid_positions,
     logit,
 )
@@ -61,7 +60,7 @@ class Embedded(NamedTuple):
     Attributes:
         tokens: of all frames.
         grid: how they lie on the pictures.
-        fine: the backbone's finer map of the last frame, for dense proposals.
+        fine: the backbone's finer map of the last frame, with anchors.
     """
 
     tokens: Float[Tensor, "batch tokens dim"]
@@ -79,9 +78,10 @@ class _Decoded(NamedTuple):
 class DETR(nn.Module):
     """Set prediction with a transformer (Carion et al. 2020), with learned or anchor queries.
 
-    Learned queries are DETR as published. Anchor queries are 4-D boxes that every decoder layer
-    refines (Liu et al. 2022, DAB-DETR) and that steer the cross-attention (`BoxFocus`); in training
-    several groups of them compete for the objects independently (Chen et al. 2023, Group DETR).
+    Learned queries are DETR as published. Anchor queries are 4-D boxes that start as the proposals
+    of a finer grid (`sonodetr.model.dense`), that every decoder layer refines (Liu et al. 2022,
+    DAB-DETR) and that steer the cross-attention (`BoxFocus`); in training several groups of them
+    compete for the objects independently (Chen et al. 2023, Group DETR).
 
     Args:
         config: the model's shape.
@@ -90,8 +90,8 @@ class DETR(nn.Module):
 
     Example:
         >>> model = DETR(ModelConfig(num_queries=5), num_classes=2).eval()
-        >>> model(torch.rand(3, 1, 1, 64, 96)).boxes_cxcywh.shape  # proposals and 3 layers
-        torch.Size([4, 3, 5, 4])
+        >>> model(torch.rand(3, 1, 1, 64, 96)).boxes_cxcywh.shape  # of 3 decoder layers
+        torch.Size([3, 3, 5, 4])
     """
 
     def __init__(self, config: ModelConfig, num_classes: int, channels: int = 1) -> None:
@@ -100,21 +100,19 @@ class DETR(nn.Module):
         self.num_classes = num_classes
         dim, heads = config.hidden_dim, config.num_heads
         shape = (dim, heads, config.feedforward_dim, config.dropout)
-        dense = config.queries == "anchor" and config.proposals == "dense"
-        self.backbone = build_backbone(config.backbone, channels, fine=dense)
+        self.anchored = config.queries == "anchor"
+        self.backbone = build_backbone(config.backbone, channels, fine=self.anchored)
         self.projection = nn.Conv2d(self.backbone.channels, dim, 1)
         self.encoder = nn.ModuleList(EncoderLayer(*shape) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(*shape) for _ in range(config.decoder_layers))
         self.decoder_norm = nn.LayerNorm(dim)
-        self.anchored = config.queries == "anchor"
         # Only anchors train in groups: learned queries stay DETR as published.
         self.groups = config.query_groups if self.anchored else 1
         self.queries = nn.Embedding(config.num_queries * self.groups, dim)
         if self.anchored:
             self.token_norm = nn.LayerNorm(dim)
-            if dense:
-                self.fine_memory = FineMemory(self.backbone.fine_channels, dim)
-                self.dense_head = DenseHead(dim, num_classes, points=config.points)
+            self.fine_memory = FineMemory(self.backbone.fine_channels, dim)
+            self.dense_head = DenseHead(dim, num_classes, points=config.points)
             self.proposals = nn.ModuleList(
                 nn.Sequential(Linear(dim, dim), nn.LayerNorm(dim)) for _ in range(self.groups)
             )
@@ -126,13 +124,12 @@ class DETR(nn.Module):
             self.refinements = nn.ModuleList(
                 Perceptron(dim, dim, dim, 4) for _ in range(config.decoder_layers)
             )
+        else:
+            self.box_head = Perceptron(dim, dim, dim, 4)
         outputs = num_classes + (config.classification == "softmax")
         self.class_head = nn.Linear(dim, outputs)
-        self.box_head = Perceptron(dim, dim, dim, 4)
-        if dense:
-            self.box_head.requires_grad_(False)  # cells and layers have heads of their own
         self.point_head = Perceptron(dim, dim, 4) if config.points else None
-        # Also answers of the proposals and of every layer: losses want them, an export does not.
+        # Also the answers of every layer: losses want them, an export does not.
         self.auxiliary = True
         # What a teacher's losses need beside the model; never saved with its weights.
         self.training_only = nn.ModuleDict()
@@ -146,9 +143,9 @@ class DETR(nn.Module):
             # Every class starts at a score of 0.01 (Lin et al. 2017, section 4.1).
             nn.init.constant_(self.class_head.bias, -math.log(99))
         if self.anchored:
-            for head in (self.box_head, *self.refinements):
-                nn.init.zeros_(head[-1].weight)
-                nn.init.zeros_(head[-1].bias)  # boxes start where their cell is
+            for head in self.refinements:
+                for parameter in head[-1].parameters():  # type: ignore[index]
+                    nn.init.zeros_(parameter)  # boxes start where their proposal is
 
     def forward(
         self,
@@ -181,23 +178,15 @@ class DETR(nn.Module):
         queries = self.queries.weight[: self.config.num_queries * groups]
         decode = self._decode_anchors if self.anchored else self._decode_learned
         dense = anchors = None
-        if self.anchored:
-            if fine is None:
-                proposed, anchors = self._propose(tokens, grid, groups)
-            else:
-                memory = self._refine(tokens, grid, fine)
-                dense = self.dense_head(memory.tokens, memory.grid)
-                proposed, anchors = self._take(dense, memory, groups)
-            queries = queries + proposed
-            own = decode(queries, anchors, memory, groups, capture)
-            features, boxes = own.features, own.boxes_cxcywh
-            if self.auxiliary and dense is None:
-                features = torch.cat((proposed[None], features))
-                boxes = torch.cat((anchors[None], boxes))
-        else:
+        if fine is None:
             queries = queries.expand(len(tokens), -1, -1)
-            own = decode(queries, None, memory, groups, capture)
-            features, boxes = own.features, own.boxes_cxcywh
+        else:
+            memory = self._refine(tokens, grid, fine)
+            dense = self.dense_head(memory.tokens, memory.grid)
+            proposed, anchors = self._propose(dense, memory, groups)
+            queries = queries + proposed
+        own = decode(queries, anchors, memory, groups, capture)
+        features, boxes = own.features, own.boxes_cxcywh
         if guide is not None:
             own = decode(guide.queries, guide.anchors, memory, 1, capture)
         points = None
@@ -313,37 +302,17 @@ class DETR(nn.Module):
         positions = grid_positions(fine_grid, self.config.hidden_dim).to(cells)
         return Memory(cells, cells + positions, fine_grid)
 
-    def _take(
+    def _propose(
         self, dense: Dense, memory: Memory, groups: int
     ) -> tuple[Float[Tensor, "batch queries dim"], Float[Tensor, "batch queries 4"]]:
         """The cells that answer best and their boxes, the same for every group, each of which
         projects them in its own way."""
-        anchors, chosen = choose(dense, self.config.num_queries)
+        chosen = choose(dense, self.config.num_queries)
         clips = torch.arange(len(chosen), device=chosen.device)[:, None]
         cells = memory.tokens[clips, chosen]
+        anchors = self.dense_head.boxes(cells, dense.cells_cxcywh[chosen])
         proposed = torch.cat([project(cells) for project in self.proposals[:groups]], 1)
         return proposed, anchors.repeat(1, groups, 1)
-
-    def _propose(
-        self, memory: Float[Tensor, "batch tokens dim"], grid: Grid, groups: int
-    ) -> tuple[Float[Tensor, "batch queries dim"], Float[Tensor, "batch queries 4"]]:
-        """The tokens of the last frame that look most like an object, and boxes around them.
-
-        As in two-stage Deformable DETR (Zhu et al. 2021, section 4), but read by the decoder's own
-        heads; each group projects the tokens in its own way and so chooses for itself.
-        """
-        current = memory[:, -grid.height * grid.width :]
-        cells = cell_boxes(grid).to(memory)
-        rows = torch.arange(len(memory), device=memory.device)[:, None]
-        features, boxes = [], []
-        for project in self.proposals[:groups]:
-            projected = project(current)
-            likeness = self.class_head(projected).amax(-1)
-            chosen = likeness.topk(self.config.num_queries, dim=1).indices
-            features.append(projected[rows, chosen])
-            boxes.append(cells[chosen])
-        proposed = torch.cat(features, 1)
-        return proposed, (logit(torch.cat(boxes, 1)) + self.box_head(proposed)).sigmoid()
 
 
 def _keep(maps: Maps, number: int, probabilities: Tensor | None) -> None:

@@ -10,7 +10,7 @@
 | queries | object queries: all groups in turn in training, the first group at inference |
 | classes | class scores (with softmax the last one is "no object") |
 | tokens | cells of the feature grid, time x height x width flattened, width fastest |
-| cells | what the decoder looks at: tokens, or with dense proposals the last frame's finer grid |
+| cells | what the decoder looks at: tokens, or with anchors the last frame's finer grid |
 | heads | attention heads |
 | group | queries of one group, which see each other |
 """
@@ -143,7 +143,7 @@ class Outputs:
         groups: number of query groups that `queries` holds.
         attention: the maps that were asked for.
         anchors: boxes that anchor queries start from.
-        dense: what every cell of the finer grid answers, of a model with dense proposals.
+        dense: what every cell of the finer grid answers, of a model with anchors.
     """
 
     logits: Float[Tensor, "layers batch queries classes"]
