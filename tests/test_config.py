@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from sonodetr.config import BackboneConfig, Config, ModelConfig
+from sonodetr.config import BackboneConfig, Config, DataConfig, ModelConfig
 
 
 def test_every_field_has_a_description():
@@ -17,11 +17,14 @@ def test_every_field_has_a_description():
     check(Config)
 
 
-def test_dense_proposals_need_a_finer_map():
-    fine = BackboneConfig(stride=8)
-    with pytest.raises(ValidationError, match=r"set backbone.stride to 16 or 32"):
-        ModelConfig(proposals="dense", backbone=fine)
-    for stride in (16, 32):
-        ModelConfig(proposals="dense", backbone=BackboneConfig(stride=stride))
-    ModelConfig(proposals="dense", backbone=fine, queries="learned")  # which have none
-    ModelConfig(proposals="tokens", backbone=fine)
+def test_every_anchor_has_a_cell_to_start_from():
+    """64 x 96 pixels are 4 x 6 cells at half of stride 32."""
+
+    def config(num_queries, **model):
+        shape = {"backbone": BackboneConfig(stride=32), "num_queries": num_queries, **model}
+        return Config(data=DataConfig(image_size=(64, 96)), model=ModelConfig(**shape))
+
+    config(24)
+    with pytest.raises(ValidationError, match=r"are 24 cells .*num_queries 25"):
+        config(25)
+    config(25, queries="learned")  # which start from nowhere

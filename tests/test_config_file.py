@@ -21,12 +21,12 @@ def test_file_and_overrides(written):
     path = written(
         "name: a\ntrain: {epochs: 7, learning_rate: 1e-3}\ndata: {image_size: [128, 96]}"
     )
-    config = load_config(path, ["train.epochs=3", "model.backbone.stride=8", "data.path=x"])
+    config = load_config(path, ["train.epochs=3", "model.backbone.stride=32", "data.path=x"])
     assert config.name == "a"
     assert config.train.epochs == 3  # the command line wins
     assert config.train.learning_rate == 1e-3  # YAML 1.1 would read text
     assert config.data.image_size == (128, 96)
-    assert config.model.backbone.stride == 8
+    assert config.model.backbone.stride == 32
     assert config.train.batch_size == Config().train.batch_size
 
 

@@ -303,13 +303,13 @@ class Config(Section):
     distill: DistillConfig = DistillConfig()
 
     @model_validator(mode="after")
-    def _enough_tokens(self) -> "Config":
-        stride, (height, width) = self.model.backbone.stride, self.data.image_size
-        tokens = -(-height // stride) * -(-width // stride)
-        if self.model.queries == "anchor" and tokens < self.model.num_queries:
+    def _enough_cells(self) -> "Config":
+        stride, (height, width) = self.model.backbone.stride // 2, self.data.image_size
+        cells = -(-height // stride) * -(-width // stride)
+        if self.model.queries == "anchor" and cells < self.model.num_queries:
             raise ValueError(
-                f"{height} x {width} pixels at stride {stride} are {tokens} tokens, fewer than "
-                f"model.num_queries {self.model.num_queries}"
+                f"{height} x {width} pixels at model.backbone.stride {2 * stride} are {cells} "
+                f"cells to start from, fewer than model.num_queries {self.model.num_queries}"
             )
         return self
 
