@@ -30,23 +30,27 @@ CHANNELS = {
 
 
 @pytest.mark.parametrize("name", OWN)
-@pytest.mark.parametrize("stride", [8, 16, 32])
+@pytest.mark.parametrize("stride", [16, 32])
 @pytest.mark.parametrize("in_channels", [1, 3])
 def test_shapes(name: str, stride: int, in_channels: int) -> None:
     config = OWN[name].model_copy(update={"stride": stride})
-    backbone = build_backbone(config, in_channels)
+    backbone = build_backbone(config, in_channels, fine=True)
     assert backbone.stride == stride
-    assert backbone.channels == CHANNELS[name][(8, 16, 32).index(stride)]
+    number = (8, 16, 32).index(stride)
+    assert (backbone.fine_channels, backbone.channels) == CHANNELS[name][number - 1 : number + 1]
     features = backbone(torch.rand(2, in_channels, 96, 160))
     assert features.shape == (2, backbone.channels, 96 // stride, 160 // stride)
-    uneven = backbone(torch.rand(2, in_channels, 67, 101))  # rounded up
-    assert uneven.shape == (2, backbone.channels, -(-67 // stride), -(-101 // stride))
+    uneven = backbone.see(torch.rand(2, in_channels, 67, 101))  # rounded up
+    assert uneven.coarse.shape == (2, backbone.channels, -(-67 // stride), -(-101 // stride))
+    assert uneven.fine is not None
+    half = stride // 2
+    assert uneven.fine.shape == (2, backbone.fine_channels, -(-67 // half), -(-101 // half))
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_everything_trains(name: str) -> None:
     torch.manual_seed(0)
-    backbone = build_backbone(OWN[name].model_copy(update={"stride": 8}), 1)
+    backbone = build_backbone(OWN[name], 1)
     for module in backbone.modules():  # also blocks that start as their shortcut
         if isinstance(module, nn.BatchNorm2d):
             nn.init.constant_(module.weight, 0.7)
@@ -92,14 +96,16 @@ class Ramp(nn.Module):
 
 def test_deep_maps_come_down_to_the_output() -> None:
     ramp = Ramp()
-    backbone = Backbone(ramp, 8, mean=(0.5,), std=(0.25,))
+    backbone = Backbone(ramp, 16, mean=(0.5,), std=(0.25,), fine=True)
     for project in backbone.top_down:
         nn.init.constant_(project.weight, 1.0)
         nn.init.constant_(project.bias, 0.125)
-    features = backbone(torch.full((1, 1, 64, 96), 0.75))
-    assert features.shape == (1, 2, 8, 12)
-    # 1 + (3 channels of (10 + (5 channels of 100) + 1/8)) + 1/8
-    assert features.unique().item() == 1 + 3 * (10 + 5 * 100 + 0.125) + 0.125
+    features, fine = backbone.see(torch.full((1, 1, 64, 96), 0.75))
+    assert features.shape == (1, 3, 4, 6)
+    assert features.unique().item() == 10 + 5 * 100 + 0.125  # 5 channels of 100
+    assert fine is not None
+    assert fine.shape == (1, 2, 8, 12)
+    assert fine.unique().item() == 1.0  # as the network gives it
     assert ramp.seen.unique().item() == 1.0  # (0.75 - 0.5) / 0.25
 
 
@@ -207,11 +213,14 @@ def test_huggingface(tmp_path: Path, kind: str, in_channels: int) -> None:
         expected = reference((images.expand(-1, 3, -1, -1) - mean) / std).feature_maps[-1]
         torch.testing.assert_close(backbone(images), expected)
 
-    backbone = build_backbone(config.model_copy(update={"stride": 8}), in_channels)
-    assert (backbone.channels, backbone.stride) == (8, 8)
-    features = backbone(images)
-    assert features.shape == (2, 8, 8, 12)
-    features.square().sum().backward()
+    config = config.model_copy(update={"stride": 16})
+    backbone = build_backbone(config, in_channels, fine=True)
+    assert (backbone.channels, backbone.fine_channels, backbone.stride) == (12, 8, 16)
+    seen = backbone.see(images)
+    assert seen.coarse.shape == (2, 12, 4, 6)
+    assert seen.fine is not None
+    assert seen.fine.shape == (2, 8, 8, 12)
+    (seen.coarse.square().sum() + seen.fine.square().sum()).backward()
     norms = "hidden_states_norms.stage1"  # the norm of a map that is not used
     still = [n for n, p in backbone.named_parameters() if p.grad is None and norms not in n]
     assert still == []

@@ -1,4 +1,4 @@
-"""Dense proposals: the finer memory, what a new head answers, which cells become anchors."""
+"""Proposals: the finer memory, what a new head answers, which cells become anchors."""
 
 import pytest
 import torch
@@ -12,10 +12,10 @@ GRID = Grid(1, 3, 5)
 
 
 def dense_of(scores: Tensor) -> Dense:
-    """Every cell's box tells its number; the first class has the scores."""
+    """The first class has the scores."""
     logits = torch.stack((scores, torch.full_like(scores, -50.0)), -1)
-    boxes = torch.arange(15.0)[:, None].expand(len(scores), 15, 4)
-    return Dense(logits, boxes, None, cell_boxes(GRID), GRID)
+    cells = cell_boxes(GRID)
+    return Dense(logits, cells.expand(len(scores), 15, 4), None, cells, GRID)
 
 
 def scores_of(cells: dict[int, float], others: float = -9.0) -> Tensor:
@@ -29,27 +29,26 @@ def test_a_cell_that_a_neighbour_beats_goes_behind_all() -> None:
     """Cells 0 (left), 6 (below) and 12 (diagonally below 6) are each beaten by a neighbour; 3 and 4
     see none better than themselves."""
     dense = dense_of(scores_of({1: 5.0, 6: 4.5, 0: 4.0, 14: 3.0, 12: 1.0}))
-    boxes, chosen = choose(dense, 7)
+    chosen = choose(dense, 7)
     assert chosen[0, :2].tolist() == [1, 14]
     assert sorted(chosen[0, 2:4].tolist()) == [3, 4]
     assert chosen[0, 4:].tolist() == [6, 0, 12]
-    assert torch.equal(boxes[0, :, 0], chosen[0].float())
     assert rank(dense)[0, [1, 6, 4]].tolist() == [5.0, 4.5 - 100, -9.0]
 
 
 def test_equal_neighbours_are_both_peaks() -> None:
     dense = dense_of(scores_of({7: 2.0, 8: 2.0, 2: 1.0}))
-    assert sorted(choose(dense, 2)[1][0].tolist()) == [7, 8]
+    assert sorted(choose(dense, 2)[0].tolist()) == [7, 8]
     flat = dense_of(torch.full((1, 15), -4.0))  # a black picture
     assert rank(flat).unique().tolist() == [-4.0]
-    assert len(set(choose(flat, 15)[1][0].tolist())) == 15
+    assert len(set(choose(flat, 15)[0].tolist())) == 15
 
 
 def test_any_class_counts_and_clips_choose_for_themselves() -> None:
     dense = dense_of(torch.cat((scores_of({3: 1.0}), scores_of({11: 1.0}))))
     dense.logits[0, 10, 1] = 2.0
-    assert choose(dense, 2)[1].tolist()[0] == [10, 3]
-    assert choose(dense, 1)[1].tolist() == [[10], [11]]
+    assert choose(dense, 2).tolist()[0] == [10, 3]
+    assert choose(dense, 1).tolist() == [[10], [11]]
 
 
 def test_slack_spares_what_is_hardly_beaten() -> None:
@@ -61,7 +60,7 @@ def test_slack_spares_what_is_hardly_beaten() -> None:
 def test_beaten_cells_keep_their_order_in_half_precision() -> None:
     """Near -100 bfloat16 tells 0.5 apart; in a wall of rising scores only the last is a peak."""
     rising = torch.arange(15)[None] / 16
-    assert choose(dense_of(rising.bfloat16()), 15)[1][0].tolist() == [*range(14, -1, -1)]
+    assert choose(dense_of(rising.bfloat16()), 15)[0].tolist() == [*range(14, -1, -1)]
 
 
 def test_finer_memory_repeats_tokens_and_adds_details() -> None:
@@ -111,6 +110,20 @@ def test_boxes_and_points_move_from_the_cell() -> None:
     torch.testing.assert_close(dense.boxes_cxcywh[0, 7], torch.tensor([x, y, width, height]))
     ends = [[x - width / 2, y - height / 2], [x + width / 2, y + height / 4]]
     torch.testing.assert_close(dense.points[0, 7], torch.tensor(ends))
+
+
+def test_boxes_of_some_cells_are_those_of_all_and_teach_nothing() -> None:
+    torch.manual_seed(0)
+    head, memory = DenseHead(8, 2, points=True), torch.randn(3, 15, 8)
+    nn.init.normal_(head.box_head[-1].weight)
+    dense = head(memory, GRID)
+    chosen = torch.tensor([[7, 2], [14, 0], [3, 3]])
+    clips = torch.arange(3)[:, None]
+    boxes = head.boxes(memory[clips, chosen], dense.cells_cxcywh[chosen])
+    torch.testing.assert_close(boxes, dense.boxes_cxcywh[clips, chosen], atol=1e-6, rtol=0)
+    assert (boxes - dense.cells_cxcywh[chosen]).abs().amax(-1).min() > 0.03
+    assert dense.boxes_cxcywh.requires_grad
+    assert not boxes.requires_grad
 
 
 def test_boxes_are_exact_in_mixed_precision() -> None:

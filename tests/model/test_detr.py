@@ -10,22 +10,19 @@ from torch import Tensor, nn
 from sonodetr.config import BackboneConfig, ModelConfig
 from sonodetr.model import linear
 from sonodetr.model.dense import choose
-from sonodetr.model.detr import DETR, Capture, Guide
-from sonodetr.model.position import logit
-from sonodetr.model.tensors import Grid, Outputs
+from sonodetr.model.detr import DETR, Capture, Guide, Memory
+from sonodetr.model.position import cell_boxes, logit
+from sonodetr.model.tensors import Dense, Grid, Outputs
 
-KINDS = (*get_args(ModelConfig.model_fields["queries"].annotation), "dense")
+KINDS = get_args(ModelConfig.model_fields["queries"].annotation)
 BATCH, CLASSES, QUERIES, HEADS, GROUPS = 2, 4, 5, 3, 2
 DIM, TOKENS, CELLS = 8 * HEADS, 3 * 7, 6 * 14
 EVERYTHING = Capture(encoder=(0, 1), decoder=(0, 1, 2), cross=(0, 1, 2))
 
 
 def build(queries: str, **changes: object) -> DETR:
-    """Random also where a new model has zeros, which would hide errors; "dense" are anchors from
-    dense proposals."""
+    """Random also where a new model has zeros, which would hide errors."""
     torch.manual_seed(0)
-    if queries == "dense":
-        queries, changes = "anchor", {"proposals": "dense", **changes}
     config = ModelConfig(
         **{
             "backbone": BackboneConfig(width=8, depths=(1, 1, 1, 1)),
@@ -64,11 +61,10 @@ def assert_same(first: Outputs, second: Outputs, atol: float = 1e-5) -> None:
 @pytest.mark.parametrize("queries", KINDS)
 def test_shapes(queries: str) -> None:
     outputs = build(queries, points=True)(pictures())
-    layers = 3 + (queries == "anchor")  # the proposals are an answer too
-    assert outputs.logits.shape == (layers, BATCH, QUERIES, CLASSES)
-    assert outputs.boxes_cxcywh.shape == (layers, BATCH, QUERIES, 4)
+    assert outputs.logits.shape == (3, BATCH, QUERIES, CLASSES)
+    assert outputs.boxes_cxcywh.shape == (3, BATCH, QUERIES, 4)
     assert outputs.points is not None
-    assert outputs.points.shape == (layers, BATCH, QUERIES, 2, 2)
+    assert outputs.points.shape == (3, BATCH, QUERIES, 2, 2)
     assert outputs.memory.shape == (BATCH, TOKENS, DIM)
     assert (outputs.grid, outputs.groups) == (Grid(1, 3, 7), 1)
     assert ((outputs.boxes_cxcywh > 0) & (outputs.boxes_cxcywh < 1)).all()
@@ -94,7 +90,7 @@ def test_capture_changes_nothing_else(queries: str, training: bool) -> None:
     rows = QUERIES * (GROUPS if training and queries != "learned" else 1)
     assert maps.encoder[1].shape == (BATCH, HEADS, TOKENS, TOKENS)
     assert maps.decoder[0].shape == (BATCH, HEADS, rows, QUERIES)  # its own group only
-    columns = CELLS if queries == "dense" else TOKENS
+    columns = CELLS if queries == "anchor" else TOKENS
     assert maps.cross[2].shape == (BATCH, HEADS, rows, columns)
     assert math.prod(captured.cross_grid) == columns
     for each in (maps.encoder[1], maps.decoder[0], maps.decoder[2], maps.cross[2]):
@@ -178,55 +174,27 @@ def test_points_hang_on_their_box() -> None:
     torch.testing.assert_close(outputs.points, expected)
 
 
-def likeness_at(model: DETR, cells: dict[int, float]) -> Tensor:
-    """A memory whose proposals have the given class scores at the given cells, else -9."""
-    memory = torch.zeros(1, TOKENS, DIM)
-    memory[0, :, 0] = -9
-    for cell, score in cells.items():
-        memory[0, cell, 0] = score
-    for project in model.proposals:
-        project[0].load_state_dict({"weight": torch.eye(DIM), "bias": torch.zeros(DIM)})
+def test_proposals_are_the_best_cells_and_each_group_sees_them_in_its_own_way() -> None:
+    """The second group sees everything upside down; boxes are those of the cells."""
+    model = build("anchor")
+    for project, sign in zip(model.proposals, (1, -1), strict=True):
+        project[0].load_state_dict({"weight": sign * torch.eye(DIM), "bias": torch.zeros(DIM)})
         project[1] = nn.Identity()
-    nn.init.zeros_(model.class_head.weight)
-    nn.init.zeros_(model.class_head.bias)
-    with torch.no_grad():
-        model.class_head.weight[2, 0] = 1.0
-        model.class_head.bias.fill_(-20.0)
-        model.class_head.bias[2] = 0.0
-    return memory
-
-
-def keep_boxes(model: DETR) -> None:
-    """Proposals answer with the boxes around their cells."""
-    with torch.no_grad():
-        model.box_head[-1].weight.zero_()
-        model.box_head[-1].bias.zero_()
-
-
-def test_proposals_are_the_most_likely_cells_of_each_group() -> None:
-    model = build("anchor")
-    memory = likeness_at(model, {20: 5.0, 0: 4.0, 8: 3.0, 13: 2.0, 6: 1.0})
-    with torch.no_grad():  # the second group sees everything upside down
-        model.proposals[1][0].weight.mul_(-1)
-    keep_boxes(model)
-    features, boxes = model._propose(memory, Grid(1, 3, 7), GROUPS)
-    assert features[0, :QUERIES, 0].tolist() == [5, 4, 3, 2, 1]
-    assert features[0, QUERIES:, 0].tolist() == [9] * QUERIES
-    # Cell 20 is row 2, column 6 of 3 x 7; 8 is row 1, column 1.
-    centres = [(6.5 / 7, 2.5 / 3), (0.5 / 7, 0.5 / 3), (1.5 / 7, 1.5 / 3), (6.5 / 7, 1.5 / 3)]
-    expected = torch.tensor([(*centre, 0.2, 0.2) for centre in centres])
-    torch.testing.assert_close(boxes[0, :4], expected)
-    assert torch.equal(features[0, :QUERIES], memory[0, [20, 0, 8, 13, 6]])
-
-
-def test_proposals_come_from_the_last_frame() -> None:
-    model = build("anchor")
-    now = likeness_at(model, {1: 5.0, 2: 4.0, 3: 3.0, 4: 2.0, 5: 1.0})
-    before = torch.full_like(now, 99.0)
-    keep_boxes(model)
-    features, boxes = model._propose(torch.cat((before, now), 1), Grid(2, 3, 7), 1)
-    assert features[0, :, 0].tolist() == [5, 4, 3, 2, 1]
-    torch.testing.assert_close(boxes[0, 0, :2], torch.tensor([1.5 / 7, 0.5 / 3]))
+    for parameter in model.dense_head.box_head[-1].parameters():
+        nn.init.zeros_(parameter)
+    grid, chosen = Grid(1, 6, 14), [83, 0, 20, 45, 12]
+    logits = torch.full((1, CELLS, CLASSES), -9.0)
+    logits[0, chosen, 2] = torch.tensor([5.0, 4, 3, 2, 1])
+    cells = cell_boxes(grid)
+    dense = Dense(logits, cells[None], None, cells, grid)
+    tokens = torch.randn(1, CELLS, DIM)
+    features, anchors = model._propose(dense, Memory(tokens, tokens, grid), GROUPS)
+    torch.testing.assert_close(features[:, :QUERIES], tokens[:, chosen])
+    torch.testing.assert_close(features[:, QUERIES:], -tokens[:, chosen])
+    # Cell 83 is row 5, column 13 of 6 x 14; 20 is row 1, column 6; 45 row 3, column 3.
+    centres = [(13.5, 5.5), (0.5, 0.5), (6.5, 1.5), (3.5, 3.5), (12.5, 0.5)]
+    expected = torch.tensor([(x / 14, y / 6, 0.2, 0.2) for x, y in centres])
+    torch.testing.assert_close(anchors, expected.repeat(1, GROUPS, 1))
 
 
 def test_anchors_move_by_the_box_head_of_each_layer() -> None:
@@ -234,10 +202,13 @@ def test_anchors_move_by_the_box_head_of_each_layer() -> None:
     model = build("anchor")
     steps = torch.tensor([1.0, 2.0, -3.0, 0.5])[:, None] * torch.tensor([0.1, 0.0, -0.1, 0.2])
     with torch.no_grad():
-        for head, step in zip((model.box_head, *model.refinements), steps, strict=True):
+        heads = (model.dense_head.box_head, *model.refinements)
+        for head, step in zip(heads, steps, strict=True):
             nn.init.zeros_(head[-1].weight)
             head[-1].bias.copy_(step)
-        boxes = model(pictures()).boxes_cxcywh
+        outputs = model(pictures())
+    assert outputs.anchors is not None
+    boxes = torch.cat((outputs.anchors[None], outputs.boxes_cxcywh))
     moves = steps[1:, None, None].expand(3, BATCH, QUERIES, 4)
     torch.testing.assert_close(logit(boxes).diff(dim=0), moves)
     start = (logit(boxes[0]) - steps[0]).sigmoid()
@@ -249,8 +220,10 @@ def test_new_anchor_models_start_on_their_cells() -> None:
     model = DETR(ModelConfig(num_queries=QUERIES), CLASSES).eval()
     with torch.no_grad():
         outputs = model(torch.rand(1, 1, 1, 64, 96))
-    assert torch.allclose(outputs.boxes_cxcywh, outputs.boxes_cxcywh[:1], atol=1e-5)
-    assert torch.allclose(outputs.boxes_cxcywh[..., 2:], torch.tensor(0.2))
+    assert outputs.dense is not None
+    cells = outputs.dense.cells_cxcywh[choose(outputs.dense, QUERIES)]
+    torch.testing.assert_close(outputs.boxes_cxcywh, cells.expand(3, -1, -1, -1), atol=1e-5, rtol=0)
+    assert torch.allclose(cells[..., 2:], torch.tensor(0.2))
     assert outputs.logits.sigmoid().mean().item() == pytest.approx(0.01, abs=0.01)
 
 
@@ -264,13 +237,8 @@ def test_every_parameter_learns(queries: str) -> None:
         answers = outputs.dense.logits, outputs.dense.boxes_cxcywh, outputs.dense.points
         total = total + torch.stack([each.square().sum() for each in answers]).sum()
     (total + outputs.points.square().sum()).backward()
-    # All that asks for a gradient gets one, as training in several processes demands.
-    idle = {name for name, p in model.named_parameters() if (p.grad is None) == p.requires_grad}
-    # Learned queries start from content zero, which the first look around can only pass on.
-    assert idle == set()
-    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    assert all(name.startswith("box_head.") for name in frozen)
-    assert bool(frozen) == (queries == "dense")
+    # As training in several processes demands.
+    assert {name for name, p in model.named_parameters() if p.grad is None} == set()
 
 
 @pytest.mark.parametrize("queries", KINDS)
@@ -284,8 +252,8 @@ def test_fast_products_change_nothing(queries: str, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(linear, "WORTHWHILE", worthwhile)
         outputs = model(pictures())
         total = outputs.logits.square().mean() + outputs.boxes_cxcywh.square().mean()
-        learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        results.append((outputs, torch.autograd.grad(total, learns, allow_unused=True)))
+        gradients = torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
+        results.append((outputs, gradients))
     (first, gradients), (second, other_gradients) = results
     assert_same(first, second, 1e-4)
     for given, expected in zip(gradients, other_gradients, strict=True):
@@ -347,7 +315,7 @@ def test_a_guide_is_seen_by_nobody_in_training() -> None:
     guide = Guide(torch.randn(BATCH, 11, DIM), torch.rand(BATCH, 11, 4) * 0.5 + 0.2)
     outputs = model(pictures(), Capture(cross=(2,)), guide)
     assert outputs.logits.shape[2] == GROUPS * QUERIES
-    assert outputs.attention.cross[2].shape == (BATCH, HEADS, 11, TOKENS)
+    assert outputs.attention.cross[2].shape == (BATCH, HEADS, 11, CELLS)
     outputs.attention.cross[2].square().sum().backward()
     for name in ("encoder.0.attention.query_key.weight", "decoder.1.cross_attention.key.weight"):
         assert model.get_parameter(name).grad.abs().sum() > 0
@@ -355,9 +323,9 @@ def test_a_guide_is_seen_by_nobody_in_training() -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_dense_proposals(training: bool) -> None:
-    """All cells of the finer grid answer; every group starts from the same best of them."""
-    outputs = build("dense", points=True, classification="softmax").train(training)(pictures())
+def test_all_cells_answer_and_the_best_become_anchors(training: bool) -> None:
+    """Of a grid twice as fine as the tokens'; every group starts from the same ones."""
+    outputs = build("anchor", points=True, classification="softmax").train(training)(pictures())
     dense, groups = outputs.dense, GROUPS if training else 1
     assert dense is not None
     assert (outputs.grid, dense.grid, outputs.cross_grid) == (Grid(1, 3, 7), *[Grid(1, 6, 14)] * 2)
@@ -365,10 +333,11 @@ def test_dense_proposals(training: bool) -> None:
     assert dense.boxes_cxcywh.shape == (BATCH, CELLS, 4)
     assert dense.points is not None
     assert dense.points.shape == (BATCH, CELLS, 2, 2)
-    assert outputs.logits.shape == (3, BATCH, groups * QUERIES, CLASSES + 1)  # layers alone
+    assert outputs.logits.shape == (3, BATCH, groups * QUERIES, CLASSES + 1)
     assert outputs.anchors is not None
-    expected, _ = choose(dense, QUERIES)
-    assert torch.equal(outputs.anchors, expected.repeat(1, groups, 1))
+    chosen = choose(dense, QUERIES)
+    expected = dense.boxes_cxcywh[torch.arange(BATCH)[:, None], chosen].repeat(1, groups, 1)
+    torch.testing.assert_close(outputs.anchors, expected, atol=1e-6, rtol=0)
     assert not torch.equal(*outputs.queries[:, : 2 * QUERIES].chunk(2, 1)) or not training
     first = outputs.first(1)
     assert first.dense is not None
@@ -382,26 +351,25 @@ def test_dense_proposals(training: bool) -> None:
     ("size", "stride", "grids"),
     [((37, 83), 16, ((3, 6), (5, 11))), ((65, 97), 32, ((3, 4), (5, 7)))],
 )
-def test_dense_proposals_of_odd_sizes(
+def test_cells_of_odd_sizes(
     size: tuple[int, int], stride: int, grids: tuple[tuple[int, int], tuple[int, int]]
 ) -> None:
-    model = build("dense", backbone=BackboneConfig(width=8, depths=(1, 1, 1, 1), stride=stride))
+    model = build("anchor", backbone=BackboneConfig(width=8, depths=(1, 1, 1, 1), stride=stride))
     outputs = model(torch.rand(1, 1, 1, *size))
     assert (outputs.grid[1:], outputs.cross_grid[1:]) == grids
 
 
-def test_dense_answers_start_a_step_of_their_own() -> None:
-    """What the decoder says teaches the cells it starts from, but not their boxes."""
-    model = build("dense").train()
+def test_the_decoder_teaches_the_cells_it_starts_from_but_not_their_boxes() -> None:
+    model = build("anchor").train()
     model(pictures()).boxes_cxcywh.sum().backward()
     assert model.get_parameter("fine_memory.lateral.0.weight").grad is not None
-    assert model.get_parameter("dense_head.box_head.2.weight").grad is None
+    assert all(parameter.grad is None for parameter in model.dense_head.parameters())
 
 
 @pytest.mark.parametrize("temporal", ["none", "mixing", "factorised"])
-def test_dense_proposals_of_a_clip_are_of_its_last_frame(temporal: str) -> None:
+def test_proposals_of_a_clip_are_of_its_last_frame(temporal: str) -> None:
     backbone = BackboneConfig(width=8, depths=(1, 1, 1, 1), temporal=temporal)
-    model = build("dense", backbone=backbone)
+    model = build("anchor", backbone=backbone)
     clips = torch.cat((pictures(BATCH), pictures(2 * BATCH)[BATCH:], pictures(BATCH).flip(0)), 2)
     with torch.no_grad():
         embedded, outputs = model.embed(clips), model(clips)

@@ -199,14 +199,14 @@ def test_past_frames_answer_and_learn(temporal: str, queries: str) -> None:
         assert not torch.allclose(model(other).logits, answer.logits, atol=1e-4)
 
 
-def test_order_of_frames_matters_without_blocks_too() -> None:
-    """Tokens of earlier frames carry their age, for the encoder and for the decoder."""
-    images = clips()
-    for layers in (0, 1):
-        model = build("none", encoder_layers=layers)
-        backwards = torch.cat((images[:, :, :-1].flip(2), images[:, :, -1:]), 2)
-        difference = model(images).logits - model(backwards).logits
-        assert difference.abs().max() > 1e-4
+@pytest.mark.parametrize(("queries", "layers"), [("learned", 0), ("learned", 1), ("anchor", 1)])
+def test_order_of_frames_matters_without_blocks_too(queries: str, layers: int) -> None:
+    """Tokens of earlier frames carry their age: for the encoder and, without anchors, for the
+    decoder."""
+    model, images = build("none", queries=queries, encoder_layers=layers), clips()
+    backwards = torch.cat((images[:, :, :-1].flip(2), images[:, :, -1:]), 2)
+    difference = model(images).logits - model(backwards).logits
+    assert difference.abs().max() > 1e-4
 
 
 def test_clips_of_a_batch_are_independent() -> None:
@@ -217,13 +217,16 @@ def test_clips_of_a_batch_are_independent() -> None:
         torch.testing.assert_close(together[:, clip], alone, atol=1e-4, rtol=1e-4)
 
 
-def test_maps_cover_all_frames_of_any_clip() -> None:
-    model, images = build("none"), clips()
+@pytest.mark.parametrize("queries", ["anchor", "learned"])
+def test_maps_cover_all_frames_of_any_clip(queries: str) -> None:
+    """Those of the decoder with anchors: the last frame, on a grid twice as fine."""
+    model, images = build("none", queries=queries), clips()
     for time in (1, TIME):
         maps = model(images[:, :, -time:], Capture(encoder=(0,), cross=(0,))).attention
         tokens = time * ROWS * COLUMNS
         assert maps.encoder[0].shape == (BATCH, HEADS, tokens, tokens)
-        assert maps.cross[0].shape == (BATCH, HEADS, QUERIES, tokens)
+        seen = tokens if queries == "learned" else 4 * ROWS * COLUMNS
+        assert maps.cross[0].shape == (BATCH, HEADS, QUERIES, seen)
         torch.testing.assert_close(maps.cross[0].sum(-1), torch.ones(BATCH, HEADS, QUERIES))
 
 

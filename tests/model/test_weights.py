@@ -208,14 +208,17 @@ def small(num_classes: int, **changes: object) -> DETR:
 
 def test_class_head_is_new_when_classes_differ(tmp_path: Path) -> None:
     old, new = small(2), small(3)
-    fresh = new.class_head.weight.clone()
+    heads = ("dense_head.class_head.2", "class_head")
+    fresh = [new.get_parameter(f"{head}.weight").clone() for head in heads]
     state = {name: tensor.contiguous() for name, tensor in old.state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
     line = load_matching(new, read_weights(tmp_path))
     total = len(old.state_dict())
-    assert line == f"taken over {total - 2} of {total} tensors; new: class_head (2 -> 3)"
-    assert torch.equal(new.class_head.weight, fresh)
-    assert torch.equal(new.box_head[0].weight, old.box_head[0].weight)
+    first, second = (f"{head} (2 -> 3)" for head in heads)
+    assert line == f"taken over {total - 4} of {total} tensors; new: {first}, {second}"
+    for head, weight in zip(heads, fresh, strict=True):
+        assert torch.equal(new.get_parameter(f"{head}.weight"), weight)
+    assert torch.equal(new.refinements[0][0].weight, old.refinements[0][0].weight)
     stem = "backbone.network.stem.0.1.running_mean"
     assert torch.equal(new.state_dict()[stem], old.state_dict()[stem])
 
