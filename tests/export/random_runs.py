@@ -19,19 +19,20 @@ RESNET = {"name": "resnet", "width": 8, "depths": [1, 1, 2, 1], "bottleneck": Tr
 EFFICIENTNET = {"name": "efficientnet_lite0"}
 
 ANCHOR = {"points": True}
-DENSE = {"proposals": "dense", "points": True}
 LEARNED = {"queries": "learned", "classification": "softmax"}
 # Format, backbone, model, data: every kind of each at least once.
 KINDS = {
     "compact-onnx": ("onnx", COMPACT, ANCHOR, {}),
     "compact-openvino": ("openvino", COMPACT, ANCHOR, {}),
     "resnet-colour": ("onnx", RESNET, LEARNED, {"channels": 3}),
-    "efficientnet": ("openvino", EFFICIENTNET, LEARNED, {}),
+    "efficientnet": ("openvino", EFFICIENTNET, LEARNED, {"clip_frames": 2}),
     "mixing": ("onnx", {"temporal": "mixing"}, ANCHOR, {"clip_frames": 3, "clip_step": 2}),
-    "factorised": ("openvino", COMPACT | {"temporal": "factorised"}, {}, {"clip_frames": 2}),
-    "dense-onnx": ("onnx", COMPACT, DENSE | {"classification": "softmax"}, {}),
-    "dense-openvino": ("openvino", COMPACT | {"temporal": "mixing"}, DENSE, {"clip_frames": 2}),
+    "factorised": (
+        *("openvino", COMPACT | {"temporal": "factorised"}),
+        *({"classification": "softmax"}, {"clip_frames": 2}),
+    ),
 }
+SPLIT = ("efficientnet", "mixing")  # into one graph for a frame and one for a clip
 
 
 def config_of(backbone: dict[str, Any], model: dict[str, Any], **data: Any) -> Config:

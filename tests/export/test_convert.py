@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from random_runs import CLASSES, KINDS
+from random_runs import CLASSES, KINDS, SPLIT
 
 from sonodetr.contract import check_files, read_contract, sha256
 from sonodetr.export import convert
 from sonodetr.export.convert import export_model
+from sonodetr.export.files import operators, read_graph
 from sonodetr.files import InputError
 from sonodetr.predictor import load
 from sonodetr.types import Frame
@@ -25,7 +27,7 @@ def test_exported_models_answer_what_torch_does(exported, kind):
     parity = contract.parity
     assert parity["frames"] == {"simulated": 6, "real": 0, "undecided": 0}
     assert max(parity["largest_difference"].values()) < 1e-5
-    assert set(contract.graphs) == ({"frame", "clip"} if kind == "mixing" else {"detect"})
+    assert set(contract.graphs) == ({"frame", "clip"} if kind in SPLIT else {"detect"})
     torch, graph = load(run), load(out)
     random = np.random.default_rng(11)
     frames = [Frame(random.integers(0, 256, (71, 83), np.uint8), index) for index in range(5)]
@@ -38,6 +40,34 @@ def test_exported_models_answer_what_torch_does(exported, kind):
         np.testing.assert_allclose(ours.boxes_xyxy_px, theirs.boxes_xyxy_px, atol=1e-2)
         assert ours.frame_index == theirs.frame_index
         assert (ours.points_px is None) == (theirs.points_px is None)
+
+
+@pytest.mark.parametrize("kind", ["compact-onnx", "compact-openvino"])
+def test_only_the_chosen_cells_get_a_box(exported, kind):
+    """Of 4 x 6 cells 5 become queries; no operator gives 4 numbers for all. Nor is there any batch
+    norm."""
+    (path,) = exported(kind)[1].glob("detect.[ox][nm][nl]*")
+    graph = read_graph(path)
+    if path.suffix == ".onnx":
+        found = onnx.shape_inference.infer_shapes(graph, strict_mode=True, data_prop=True).graph
+        types = {each.name: each.type.tensor_type for each in (*found.value_info, *found.output)}
+        shapes = {
+            node.name: [axis.dim_value for axis in types[node.output[0]].shape.dim]
+            for node in found.node
+        }
+    else:
+        shapes = {
+            each.get_friendly_name(): list(each.output(0).shape)
+            for each in graph.get_ordered_ops()
+            if each.get_type_name() != "Constant"
+        }
+    kinds = dict(operators(graph))
+    assert not [kind for kind in kinds.values() if "BatchNorm" in kind]
+    products = [shape for name, shape in shapes.items() if kinds[name] in ("MatMul", "Gemm")]
+    # Heads that give 4 numbers: of the proposals' boxes, the only layer's boxes and points.
+    assert [shape[-2:] for shape in products if shape[-1] == 4] == [[5, 4]] * 3
+    assert [shape for shape in products if shape[-2:] == [24, 2]]  # all cells have class scores
+    assert not [shape for shape in shapes.values() if shape[-2:] == [24, 4]]
 
 
 def test_contract(exported):

@@ -4,14 +4,15 @@ import pytest
 import torch
 from random_runs import (
     COMPACT,
-    DENSE,
     EFFICIENTNET,
+    LEARNED,
     RESNET,
     config_of,
     random_model,
     save_huggingface,
 )
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sonodetr.config import Config
 from sonodetr.export.graph import ANSWERS, EVERYTHING, graphs_of
@@ -74,26 +75,42 @@ def test_answers(classification, queries):
 
 
 def test_at_most_100_answers():
-    found = check(config_of(COMPACT | {"stride": 8}, {"num_queries": 53}, image_size=[64, 128]))
+    found = check(config_of(COMPACT | {"stride": 16}, {"num_queries": 53}, image_size=[64, 128]))
     assert found["scores"].shape == (100,)
     assert found["all_scores"].numel() == 106
 
 
+@pytest.mark.parametrize("queries", ["anchor", "learned"])
 @pytest.mark.parametrize("temporal", ["none", "mixing", "factorised"])
-def test_dense_proposals_are_one_graph(temporal):
-    """Which needs the finer map of the last frame beside the features of all."""
-    for frames in (1, 3) if temporal == "none" else (3,):
-        config = config_of(COMPACT | {"temporal": temporal}, DENSE, clip_frames=frames)
-        check(config)
+def test_clips(temporal, queries):
+    """Two graphs, unless frames meet within the backbone; a single frame is always one."""
+    backbone, model = COMPACT | {"temporal": temporal}, {"queries": queries, "points": True}
+    config = config_of(backbone, model, clip_frames=3)
+    check(config)
+    made = graphs(random_model(config), config)
+    assert set(made) == ({"detect"} if temporal == "factorised" else {"frame", "clip"})
+    for graph in made.values():
+        assert not any(isinstance(module, _BatchNorm) for module in graph.module.modules())
+    if temporal == "none":
+        config = config_of(backbone, model)
         assert set(graphs(random_model(config), config)) == {"detect"}
 
 
-@pytest.mark.parametrize("temporal", ["none", "mixing", "factorised"])
-def test_clips(temporal):
-    config = config_of(COMPACT | {"temporal": temporal}, {}, clip_frames=3)
-    check(config)
-    names = {"detect"} if temporal == "factorised" else {"frame", "clip"}
-    assert set(graphs(random_model(config), config)) == names
+@pytest.mark.parametrize("queries", ["anchor", "learned"])
+def test_what_is_kept_of_a_frame_is_one_row(queries):
+    """At stride 32, 2 x 3 cells of 64 channels; with anchors also 4 x 6 cells of 32."""
+    config = config_of(COMPACT, {"queries": queries}, clip_frames=3)
+    model = random_model(config)
+    made = graphs(model, config)
+    picture = torch.randint(0, 256, made["frame"].example.shape).to(torch.uint8)
+    with torch.no_grad():
+        row = made["frame"].module(picture)
+        coarse, fine = model.backbone.see(picture.permute(2, 0, 1)[None].float() / 255)
+    assert (fine is None) == (queries == "learned")
+    expected = coarse.flatten() if fine is None else torch.cat((coarse.flatten(), fine.flatten()))
+    assert len(row) == 2 * 3 * 64 + (4 * 6 * 32 if queries == "anchor" else 0)
+    torch.testing.assert_close(row, expected, atol=1e-5, rtol=1e-5)
+    assert made["clip"].example.shape == (3, len(row))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +124,7 @@ def test_batch_norms_become_part_of_convolutions(backbone, channels, tmp_path):
     config = config_of(backbone, {}, channels=channels)
     model = random_model(config)
     (graph,) = graphs(model, config).values()
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in graph.module.modules())
+    assert not any(isinstance(module, _BatchNorm) for module in graph.module.modules())
     pictures = torch.randint(0, 256, graph.example.shape)
     images = pictures.permute(0, 3, 1, 2).float()
     with torch.no_grad():
@@ -144,7 +161,7 @@ class TwoReaders(nn.Module):
 
 
 def test_a_batch_norm_stays_where_something_else_reads_the_convolution():
-    config = config_of(COMPACT, {})
+    config = config_of(COMPACT, LEARNED)
     model = random_model(config)
     model.backbone = Backbone(TwoReaders(), 32, (0.0,), (0.25,)).eval()
     model.projection = nn.Conv2d(7, 16, 1)

@@ -74,17 +74,17 @@ def test_eight_bits(trained, data, tmp_path, kind, capfd):
     assert found["figures"]["frames"] == 3
 
 
-@pytest.mark.parametrize("kind", ["compact-onnx", "dense-onnx", "dense-openvino"])
+@pytest.mark.parametrize("kind", ["compact-onnx", "compact-openvino"])
 def test_the_transformer_and_what_comes_after_it_stay_in_float32(exported, kind):
-    """The convolutions of dense proposals come after the encoder, which they must not draw in."""
+    """The convolutions of proposals come after the encoder, which they must not draw in."""
     (path,) = exported(kind)[1].glob("detect.[ox][nm][nl]*")
     graph = read_graph(path)
     taken, kinds = "pictures", dict(operators(graph))
     kept = set(quantise._kept(graph, taken))
     convolutions = [name for name, each in kinds.items() if each == "Conv"]
     assert convolutions[0] in kept
-    # Of dense proposals the first convolution reads the backbone: a runtime may put it in front.
-    after = {"compact-onnx": 0, "dense-onnx": 3, "dense-openvino": 2}[kind]
+    # The first of them reads the backbone: a runtime may put it in front.
+    after = {"compact-onnx": 3, "compact-openvino": 2}[kind]
     assert [name for name in convolutions if name in kept] == [
         *convolutions[:1],
         *convolutions[len(convolutions) - after :],
