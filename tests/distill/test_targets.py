@@ -202,22 +202,25 @@ def test_confident_boxes_are_those_above_the_threshold() -> None:
     assert detections_of(targets).points is None
 
 
-DENSE = {"proposals": "dense"}
+LEARNED = {"queries": "learned"}
 COARSE = {"backbone": {"width": 16, "depths": [1, 1, 1, 1], "stride": 32}, "num_queries": 5}
 
 
 @pytest.mark.parametrize(
     ("student", "teacher", "grids"),
     [
-        (DENSE, {}, ((12, 20), (6, 10), (6, 10))),
-        ({}, DENSE, ((6, 10), (12, 20), (6, 10))),
-        (DENSE, DENSE, ((12, 20), (12, 20), (6, 10))),
-        ({}, COARSE | DENSE, ((6, 10), (6, 10), (3, 5))),
-        (COARSE | DENSE, {}, ((6, 10), (6, 10), (3, 5))),
+        ({}, {}, ((12, 20), (12, 20), (6, 10))),
+        (LEARNED, {}, ((6, 10), (12, 20), (6, 10))),
+        ({}, LEARNED, ((12, 20), (6, 10), (6, 10))),
+        ({}, COARSE, ((12, 20), (6, 10), (3, 5))),
+        (COARSE, {}, ((6, 10), (12, 20), (3, 5))),
     ],
-    ids=["student", "teacher", "both", "coarse teacher", "coarse student"],
+    ids=[
+        *("both anchored", "learned student of anchored teacher"),
+        *("anchored student of learned teacher", "coarse teacher", "coarse student"),
+    ],
 )
-def test_dense_proposals_look_at_a_finer_grid(
+def test_anchors_look_at_a_finer_grid(
     student: dict[str, object],
     teacher: dict[str, object],
     grids: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
@@ -235,23 +238,23 @@ def test_dense_proposals_look_at_a_finer_grid(
         ours = model(images, alignment.student_capture, guide)
     assert (grid_of(ours, "cross")[1:], grid_of(theirs, "cross")[1:], alignment.grid[1:]) == grids
     assert grid_of(ours, "encoder") == ours.grid
-    assert targets["anchors"] is theirs.anchors
+    assert (theirs.anchors is None) == (teacher == LEARNED)
+    starts = theirs.boxes_cxcywh[0] if theirs.anchors is None else theirs.anchors
+    assert torch.equal(targets["anchors"], starts)
     queries, tokens = theirs.queries.shape[1], grids[2][0] * grids[2][1]
     for maps in (targets, student_maps(ours, alignment)):
         assert maps["encoder_1"].shape == (2, 4, tokens, tokens)
         assert maps["decoder_2"].shape == (2, 4, queries, queries)
         assert maps["cross_2"].shape == (2, 4, queries, tokens)
         torch.testing.assert_close(maps["cross_2"].sum(-1), torch.ones(2, 4, queries))
-    finer = grids[1] == tuple(2 * side for side in grids[2])
-    if finer:  # token 0 is what its four cells sum up to
-        own, across = theirs.attention.cross[2], grids[1][1]
-        four = own[..., [0, 1, across, across + 1]].sum(-1)
-        torch.testing.assert_close(targets["cross_2"][..., 0], four)
+    # Token 0 is what its cells sum up to.
+    own, side = theirs.attention.cross[2].unflatten(-1, grids[1]), grids[1][0] // grids[2][0]
+    torch.testing.assert_close(targets["cross_2"][..., 0], own[..., :side, :side].sum((-2, -1)))
 
 
-def test_dense_proposals_of_a_clip_look_at_one_frame() -> None:
+def test_anchors_of_a_clip_look_at_one_frame() -> None:
     """So all of a row stays in it, and there is no share to weigh by."""
-    teacher = config_of(**DENSE)
+    teacher = config_of()
     teacher = teacher.model_copy(
         update={"data": teacher.data.model_copy(update={"clip_frames": 3})}
     )

@@ -85,7 +85,8 @@ def test_run_teaches_what_its_model_answers(time: int, still: Path, clip: Path) 
             assert torch.equal(maps[number], reference)
             torch.testing.assert_close(reference.sum(-1), torch.ones(reference.shape[:-1]))
     assert given.attention.encoder[1].shape == (2, 3, time * 15, time * 15)
-    assert given.attention.cross[2].shape == (2, 3, 7, time * 15)
+    assert given.cross_grid == Grid(1, 6, 10)  # of the last frame, however long the clip
+    assert given.attention.cross[2].shape == (2, 3, 7, 60)
 
 
 def test_3d_teacher_sees_the_past(clip: Path) -> None:
