@@ -15,8 +15,10 @@ import traceback
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
+from torch import nn
 
 from sonodetr.files import InputError
+from sonodetr.model.dense import FineMemory
 from sonodetr.training import fit, validate
 from sonodetr.training.fit import Trainer, train
 
@@ -148,6 +150,11 @@ def keep_state(folder, step):
             save_file(tensors, folder / f"{self.processes}-{self.rank}.safetensors")
 
     Trainer._count = call
+
+
+def keep_statistics_of_proposals():
+    """The one batch norm outside the backbone takes its stored statistics."""
+    FineMemory.train = lambda self, mode=True: nn.Module.train(self, False)
 
 
 def count_detections(expected):

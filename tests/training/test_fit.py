@@ -75,7 +75,9 @@ def test_run_folder(tiny, tmp_path, monkeypatch):
     assert [line["step"] for line in lines] == [3, 3, 6, 6, 9, 9]
     assert [line["epoch"] for line in lines[::2]] == [1, 2, 3]
     assert lines[0]["rate"] == 2e-3  # warm-up is over, the cosine begins
-    total = sum(lines[0][f"train/{k}"] for k in ("classification", "box_l1", "box_giou", "points"))
+    total = sum(
+        lines[0][f"train/{k}"] for k in ("classification", "box_l1", "box_giou", "points", "dense")
+    )
     assert lines[0]["train/loss"] == pytest.approx(total, rel=1e-5)
 
     model, loaded_config, loaded = load_run(folder)
@@ -137,7 +139,8 @@ def test_frozen_backbone_keeps_weights_and_statistics(tiny, tmp_path):
     before, after = weights(source, "model"), weights(train(config, tmp_path))
     frozen = [name for name in before if name.startswith("backbone.")]
     assert all(torch.equal(before[name], after[name]) for name in frozen)
-    assert not torch.equal(before["box_head.0.weight"], after["box_head.0.weight"])
+    head = "dense_head.box_head.0.weight"
+    assert not torch.equal(before[head], after[head])
 
 
 class Guarded:
@@ -232,7 +235,7 @@ def test_fine_tuning_with_other_classes(tiny, tmp_path, capsys):
     assert load_run(train(config, tmp_path))[2].classes == ("nerve", "vessel", "needle")
     said = capsys.readouterr().err
     assert f"{source}: taken over " in said
-    assert "new: class_head (2 -> 3)" in said
+    assert "new: dense_head.class_head.2 (2 -> 3), class_head (2 -> 3)" in said
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -344,7 +347,7 @@ def test_full_disk_keeps_the_old_checkpoint(start, tiny, tmp_path):
     assert "goes on after step 1 of 9" in resumed.said()
 
 
-def test_dense_proposals_find_what_they_are_shown():
+def test_proposals_and_queries_find_what_they_are_shown():
     """Three pictures with a bright box each, two classes by brightness, learnt by heart."""
     torch.manual_seed(0)
     boxes = torch.tensor(
@@ -363,7 +366,6 @@ def test_dense_proposals_find_what_they_are_shown():
             backbone=BackboneConfig(width=8, depths=(1, 1, 1, 1)),
             **{"hidden_dim": 32, "num_heads": 2, "feedforward_dim": 32, "num_queries": 5},
             **{"encoder_layers": 1, "decoder_layers": 1, "query_groups": 2, "dropout": 0.0},
-            proposals="dense",
         ),
         2,
     )
@@ -390,12 +392,12 @@ def test_dense_proposals_find_what_they_are_shown():
             assert generalised_iou(found[clip, best[clip]], boxes[clip]) > 0.6
 
 
-def test_a_run_with_dense_proposals(tiny, tmp_path):
-    """In mixed precision, with a still without objects."""
-    config = tiny(model={"proposals": "dense", "points": True}, train={"precision": "bf16"})
+def test_proposals_with_points_in_mixed_precision(tiny, tmp_path):
+    """With a still without objects."""
+    config = tiny(model={"points": True}, train={"precision": "bf16"})
     folder = train(config, tmp_path)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/dense"] for line in lines if "train/dense" in line]
     assert len(losses) == 3
     assert 0 < losses[2] < losses[0]
-    assert load_run(folder)[0].config.proposals == "dense"
+    assert load_run(folder)[0].dense_head.point_head is not None

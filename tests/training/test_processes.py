@@ -9,7 +9,13 @@ from functools import partial
 
 import pytest
 import torch
-from processes import contents, count_detections, die_after, keep_state
+from processes import (
+    contents,
+    count_detections,
+    die_after,
+    keep_state,
+    keep_statistics_of_proposals,
+)
 from safetensors.torch import load_file
 from stills import write_stills
 
@@ -46,14 +52,13 @@ def test_both_have_the_same_weights_and_evaluate_every_frame_once(pair, tiny, tm
             assert torch.equal(tensor, second[name]), name
 
 
-def test_dense_proposals_in_a_pair(pair, tiny, tmp_path):
+def test_proposals_in_a_pair(pair, tiny, tmp_path):
     """One clip a process, some without objects: all parameters take part all the same."""
     path = write_stills(tmp_path)
     document = json.loads(path.read_text())
     kept = [label for label in document["annotations"] if label["image_id"] not in (1, 2, 3, 8)]
     path.write_text(json.dumps(document | {"annotations": kept}))
-    model = {"proposals": "dense", "points": True}
-    config = tiny(data={"path": str(path)}, model=model, train={"batch_size": 1})
+    config = tiny(data={"path": str(path)}, model={"points": True}, train={"batch_size": 1})
     data = open_data(config)
     labels = [data.videos[video].labels[frame] for video, frame in data.split.train]
     assert sorted(len(each.classes) for each in labels) == [0, 0, 1, 1, 2]
@@ -68,6 +73,7 @@ def test_dense_proposals_in_a_pair(pair, tiny, tmp_path):
 def test_gradient_equals_that_of_one_process(pair, start, tiny, tmp_path):
     # A frozen backbone takes its batch norm's stored statistics, and nothing is dropped.
     shape, changes = {"dropout": 0.0}, [partial(keep_state, tmp_path, 1)]
+    changes.append(keep_statistics_of_proposals)
     train = {"backbone_rate": 0.0, "epochs": 1}
     one = start(
         tiny(model=shape, train={"batch_size": 4, **train}, name="one"), tmp_path, changes=changes
