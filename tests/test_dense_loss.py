@@ -1,4 +1,4 @@
-"""The loss of dense proposals, by hand."""
+"""The loss of proposals, by hand."""
 
 import math
 from dataclasses import replace

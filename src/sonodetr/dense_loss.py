@@ -1,4 +1,4 @@
-"""The loss of dense proposals: which cells are to find an object, and how well they do.
+"""The loss of proposals: which cells are to find an object, and how well they do.
 
 Task-aligned assignment (Feng et al. 2021, "TOOD: Task-aligned One-stage Object Detection", section
 3.2): the cells that already see an object best learn to, by their class score and overlap.
