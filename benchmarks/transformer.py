@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sonodetr.config import BackboneConfig, LossConfig, ModelConfig
-from sonodetr.model.detr import DETR, Capture
+from sonodetr.model.detr import DETR, Capture, Embedded
 from sonodetr.model.tensors import Grid, Target
 from sonodetr.set_loss import set_loss
 
@@ -108,19 +108,17 @@ def transformer_work(ours: DETR, theirs: nn.Module, tokens: int, batch: int, tra
     """Two functions to time: detect on fixed features, or a training step on them."""
     side = math.isqrt(tokens)
     features = torch.randn(batch, tokens, 256, requires_grad=train)
-    grid, targets = Grid(1, side, side), make_targets(batch)
+    embedded, targets = Embedded(features, Grid(1, side, side), None), make_targets(batch)
     labels = labels_of(targets)
     if not train:
         return (
-            lambda: ours.detect(features, grid, Capture()),
+            lambda: ours.detect(embedded, Capture()),
             lambda: theirs(inputs_embeds=features, pixel_values=None),
         )
     return (
         lambda: step(
             ours,
-            lambda: (
-                set_loss(ours.detect(features, grid, Capture()), targets, LOSS, "softmax").total
-            ),
+            lambda: set_loss(ours.detect(embedded, Capture()), targets, LOSS, "softmax").total,
         ),
         lambda: step(
             theirs, lambda: theirs(inputs_embeds=features, pixel_values=None, labels=labels).loss
