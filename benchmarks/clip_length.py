@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from sonodetr.config import BackboneConfig, LossConfig, ModelConfig, TrainConfig
+from sonodetr.dense_loss import dense_loss
 from sonodetr.model.cost import count
 from sonodetr.model.detr import DETR
 from sonodetr.model.tensors import Target
@@ -45,8 +46,9 @@ def measure(temporal: str, frames: int, repeats: int) -> dict[str, float]:
             model.eval()(images)
 
     def step() -> None:
-        outputs = model.train()(images)
-        total = set_loss(outputs, [target] * BATCH, loss, "focal", float(BATCH)).total
+        outputs, targets = model.train()(images), [target] * BATCH
+        total = set_loss(outputs, targets, loss, "focal", float(BATCH)).total
+        total = total + dense_loss(outputs.dense, targets, loss)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()
