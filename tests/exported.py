@@ -34,9 +34,9 @@ def write_exported(
     size = [HEIGHT, WIDTH, 1]
     if two_graphs:
         graphs = {
-            "frame": _model("picture", size, {"features": [1, 1, 1]}, _features()),
+            "frame": _model("picture", size, {"features": [1]}, _features()),
             "clip": _model(
-                "features", [clip_frames, 1, 1, 1], _outputs(points), _answers("features", points)
+                "features", [clip_frames, 1], _outputs(points), _answers("features", points)
             ),
         }
     else:
@@ -111,7 +111,7 @@ def _features() -> list[onnx.NodeProto]:
     return [
         _cast("picture"),
         *_mean([0, 1, 2], "mean"),
-        _constant("one", [1, 1, 1], np.int64),
+        _constant("one", [1], np.int64),
         helper.make_node("Reshape", ["mean", "one"], ["features"]),
     ]
 

@@ -41,7 +41,7 @@ def test_a_still(runtime, tmp_path):
 def test_a_clip_is_read_from_the_oldest_frame_to_the_last(runtime, two_graphs, tmp_path):
     engine = opened(write_exported(tmp_path / "a", runtime, 3, two_graphs=two_graphs, points=False))
     seen = [engine.see(flat(grey)) for grey in (51, 102, 204)]
-    assert seen[0].shape == ((1, 1, 1) if two_graphs else (HEIGHT, WIDTH, 1))
+    assert seen[0].shape == ((1,) if two_graphs else (HEIGHT, WIDTH, 1))
     answer = engine.detect(seen)
     np.testing.assert_allclose(answer.scores, [0.8, 0.4], rtol=1e-6)
     assert answer.boxes_cxcywh[0, 0] == pytest.approx(0.2)
@@ -106,7 +106,7 @@ os.kill(os.getpid(), signal.SIGUSR1)
             {"clip_frames": 2, "two_graphs": True},
             {"clip_frames": 3},
             r"input of clip must be "
-            r"features \[3, 1, 1, 1\], but is features \[2, 1, 1, 1\]",
+            r"features \[3, 1\], but is features \[2, 1\]",
         ),
     ],
 )

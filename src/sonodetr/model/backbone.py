@@ -95,7 +95,7 @@ class Backbone(nn.Module):
         self.stages = self.mixing = None
         match temporal:
             case "mixing":
-                # What moves crosses a cell (8 to 32 pixels) in a few frames, so the block also
+                # What moves crosses a cell (16 or 32 pixels) in a few frames, so the block also
                 # sees the cells around. Farther ones are the encoder's part.
                 self.mixing = TemporalBlock(self.channels, kernel=3)
             case "factorised":  # neighbours meet in the convolutions of the stages
