@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sonodetr.config import BackboneConfig, LossConfig, ModelConfig
+from sonodetr.dense_loss import dense_loss
 from sonodetr.files import InputError
 from sonodetr.geometry import box_iou, xyxy_from_cxcywh
 from sonodetr.model.decode import decode
@@ -383,9 +384,12 @@ def test_one_picture_is_learnt(queries: str, kind: str) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     history = []
     for _ in range(80):
-        loss = set_loss(model(image), [target], LossConfig(), kind).total
+        outputs = model(image)
+        loss = set_loss(outputs, [target], LossConfig(), kind).total
+        # Nothing else teaches the proposals that anchors start from.
+        dense = 0.0 if outputs.dense is None else dense_loss(outputs.dense, [target], LossConfig())
         optimizer.zero_grad()
-        loss.backward()
+        (loss + dense).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
         history.append(loss.item())
