@@ -42,9 +42,10 @@ QUERIES = {
     ),
 }
 TEACHERS = {"2D": "runs/needle-small", "3D": "runs/needle-3d"}
-RATES = ("3.5e-4", "7e-4", "1e-3", "1.4e-3")
+EPOCHS = 8  # of the student's config
+RATES = ("3.5e-4", "7e-4", "1.4e-3", "2e-3")
 WEIGHTS = ("3", "10", "30", "100")
-OF_DETECTIONS = ("0.1", "0.3", "1", "3")
+OF_ANSWERS = ("0.1", "0.3", "1", "3")
 
 
 @dataclass(frozen=True)
@@ -69,34 +70,44 @@ class Method:
 
 
 ATTENTION, DETECTIONS = "distill.encoder.weight", "distill.detections.weight"
-MEMORY = "distill.memory.weight"
+CROSS, MEMORY = "distill.cross.weight", "distill.memory.weight"
+CELLS = "distill.cells.weight"
+ANCHOR = ("anchor",)  # learned queries have no proposals, and follow nobody's anchors
+LONG = (f"train.epochs={2 * EPOCHS}",)
+ALL = ("plain", "attention, 2D", "detections, 2D", "cells, 2D")
 METHODS = {
     "plain": Method(tuned="train.learning_rate", values=RATES, takes=()),
     "attention, 2D": Method("2D", ATTENTION, WEIGHTS),
-    "detections, 2D": Method("2D", DETECTIONS, OF_DETECTIONS),
-    "memory, 2D": Method("2D", MEMORY, WEIGHTS, queries=("anchor",)),
-    "attention, 3D": Method("3D", ATTENTION, WEIGHTS, queries=("anchor",)),
-    "both, 2D": Method("2D", takes=("plain", "attention, 2D", "detections, 2D")),
-    "both, 3D": Method(
-        "3D", takes=("plain", "attention, 3D", "detections, 2D"), queries=("anchor",)
+    "detections, 2D": Method("2D", DETECTIONS, OF_ANSWERS),
+    "cells, 2D": Method("2D", CELLS, OF_ANSWERS, queries=ANCHOR),
+    "attention, 3D": Method("3D", ATTENTION, WEIGHTS, queries=ANCHOR),
+    "memory, 2D": Method("2D", MEMORY, WEIGHTS, queries=ANCHOR),
+    "cross-attention, 2D": Method("2D", CROSS, WEIGHTS, queries=ANCHOR),
+    "attention and detections, 2D": Method(
+        "2D", takes=("plain", "attention, 2D", "detections, 2D")
+    ),
+    "attention and cells, 2D": Method(
+        "2D", takes=("plain", "attention, 2D", "cells, 2D"), queries=ANCHOR
+    ),
+    "all, 2D": Method("2D", takes=ALL, queries=ANCHOR),
+    "all, 3D": Method(
+        "3D", takes=("plain", "attention, 3D", "detections, 2D", "cells, 2D"), queries=ANCHOR
     ),
     "attention of other frames, 2D": Method(
-        "2D",
-        takes=("plain", "attention, 2D"),
-        fixed=("distill.shuffle=true",),
-        queries=("anchor",),
+        "2D", takes=("plain", "attention, 2D"), fixed=("distill.shuffle=true",), queries=ANCHOR
     ),
-    "plain, twice as long": Method(fixed=("train.epochs=32",), queries=("anchor",)),
+    "plain, twice as long": Method(fixed=LONG, queries=ANCHOR),
+    "all, 2D, twice as long": Method("2D", takes=ALL, fixed=LONG, queries=ANCHOR),
 }
 # Few labels, the other training recordings unlabelled: as many steps, and as many pictures in each.
 for _percent in (5, 10, 25):
     _share = f"data.labelled={_percent / 100}"
-    _epochs = 16 * 100 // _percent
+    _epochs = EPOCHS * 100 // _percent
     _few = (_share, f"train.epochs={_epochs}", f"train.validate_epochs={_epochs // 4}")
-    METHODS[f"plain, {_percent}% of labels"] = Method(fixed=_few, queries=("anchor",))
-    METHODS[f"both, 2D, {_percent}% of labels"] = Method(
+    METHODS[f"plain, {_percent}% of labels"] = Method(fixed=_few, queries=ANCHOR)
+    METHODS[f"all, 2D, {_percent}% of labels"] = Method(
         "2D",
-        takes=METHODS["both, 2D"].takes,
+        takes=ALL,
         fixed=(
             _share,
             f"train.epochs={_epochs // 2}",
@@ -104,7 +115,7 @@ for _percent in (5, 10, 25):
             "train.batch_size=4",
             "distill.unlabelled_batch=4",
         ),
-        queries=("anchor",),
+        queries=ANCHOR,
     )
 
 
@@ -144,9 +155,9 @@ class Experiment:
         words = [*QUERIES[queries], *method.fixed, f"seed={seed}", "distill.encoder.weight=0"]
         if method.teacher:
             words += [f"distill.teacher={TEACHERS[method.teacher]}"]
-            # A cache holds the targets of one set of losses: maps and memory only where compared.
+            # A cache holds the targets of one set of losses: maps, memory, cells where compared.
             tuned = [method.tuned, *(METHODS[other].tuned for other in method.takes)]
-            kept = [key.split(".")[1] for key in (ATTENTION, MEMORY) if key in tuned]
+            kept = [key.split(".")[1] for key in (ATTENTION, CROSS, MEMORY, CELLS) if key in tuned]
             cache = "-".join(("targets", method.teacher, *kept))
             words += [f"distill.cache={self.out}/{cache}"]
         numbers = []

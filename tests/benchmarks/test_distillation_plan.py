@@ -90,7 +90,7 @@ def finish_all(experiment: Experiment) -> None:
                 finish(
                     experiment.out / run.name,
                     0.2,
-                    test={"plain": 0.1, "both": 0.4}.get(method, 0.3),
+                    test={"plain": 0.1, "all": 0.4}.get(method, 0.3),
                 )
 
 
@@ -106,7 +106,7 @@ def test_the_table_counts_what_was_tried_and_what_was_gained(
     assert json.loads((tmp_path / "results" / "distillation.json").read_text())["rows"]
     distillation.print_table(result)
     lines = {tuple(line.split(" | ")[:2]): line for line in capsys.readouterr().out.splitlines()}
-    both = lines["| anchor", "both, 2D"].split(" | ")
+    both = lines["| anchor", "all, 2D"].split(" | ")
     assert both[3] == "0.400 (0.400 to 0.400)"
     assert both[-1].startswith("75%")  # from 0.1 to 0.4, where the teacher has 0.5
     assert lines["| anchor", "plain"].split(" | ")[2] == METHODS["plain"].values[0]

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from sonodetr.config import DataConfig, DistillConfig, LossTermConfig
 from sonodetr.distill.align import foreground_weights
 from sonodetr.distill.cache import TargetCache
-from sonodetr.distill.losses import attention_divergence, detection_distance, memory_distance
+from sonodetr.distill.losses import (
+    attention_divergence,
+    cell_distance,
+    detection_distance,
+    memory_distance,
+)
 from sonodetr.distill.targets import (
     Alignment,
     Targets,
@@ -61,7 +66,7 @@ class Distillation:
     def __call__(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
         weights = {
             name: weight
-            for name in ("encoder", "decoder", "cross", "detections", "memory")
+            for name in ("encoder", "decoder", "cross", "detections", "memory", "cells")
             if (weight := weight_at(getattr(self.config, name), done))
         }
         # Parameters that only a loss without weight uses still take part, as DDP demands.
@@ -131,6 +136,9 @@ class Distillation:
                 current_memory(outputs, self.alignment.grid)
             )
             distances["memory"] = memory_distance(memory, targets["memory"], foreground)
+        if config.cells.weight and outputs.dense is not None:
+            cells = detections_of(targets, "cell_")
+            distances["cells"] = cell_distance(outputs.dense, cells, self.detection.config)
         return distances
 
     @torch.no_grad()
