@@ -4,6 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from sonodetr.config import BackboneConfig, Config, DataConfig, ModelConfig
+from sonodetr.config_file import parse_config
+from sonodetr.files import InputError
 
 
 def test_every_field_has_a_description():
@@ -28,3 +30,15 @@ def test_every_anchor_has_a_cell_to_start_from():
     with pytest.raises(ValidationError, match=r"are 24 cells .*num_queries 25"):
         config(25)
     config(25, queries="learned")  # which start from nowhere
+
+
+def test_frames_of_a_clip_must_meet_somewhere():
+    blind = {"data": {"clip_frames": 2}, "model": {"encoder_layers": 0}}
+    with pytest.raises(InputError, match="without encoder layers frames never meet"):
+        parse_config(blind)
+    for able in (
+        {"encoder_layers": 1},
+        {"queries": "learned"},
+        {"backbone": {"temporal": "mixing"}},
+    ):
+        parse_config(blind | {"model": blind["model"] | able})

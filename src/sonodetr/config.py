@@ -320,6 +320,13 @@ class Config(Section):
     def _time_to_see(self) -> "Config":
         temporal = self.model.backbone.temporal
         if temporal == "none":
+            blind = self.model.queries == "anchor" and self.model.encoder_layers == 0
+            if blind and self.data.clip_frames > 1:
+                raise ValueError(
+                    f"data.clip_frames {self.data.clip_frames} would change nothing: without "
+                    "encoder layers frames never meet; set model.encoder_layers=1 or more, or "
+                    "model.backbone.temporal"
+                )
             return self
         if self.data.clip_frames == 1:
             raise ValueError(
