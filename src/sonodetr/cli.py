@@ -39,6 +39,7 @@ _EXTRAS = {
     "matplotlib": "train",
     "tensorboard": "train",
     "gdcm": "dicom",
+    "highdicom": "dicom",
     "openjpeg": "dicom",
     "pydicom": "dicom",
     "pylibjpeg": "dicom",
@@ -49,7 +50,9 @@ _EXTRAS = {
     "onnxscript": "export",
     "onnxruntime": "onnx",
     "openvino": "openvino",
+    "pyigtl": "live",
     "transformers": "huggingface",
+    "websockets": "live",
 }
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 

@@ -1,0 +1,1 @@
+"""Live: from a scanner's stream to detections within a frame."""
