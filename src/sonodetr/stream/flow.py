@@ -13,10 +13,18 @@ from sonodetr.types import Detections, Frame
 
 
 class Captured(NamedTuple):
-    """A frame, and when its last byte was read."""
+    """A frame, and when its last byte was read.
+
+    Attributes:
+        frame: the picture.
+        captured_s: when its last byte was read.
+        part: another number than before where this frame does not follow the one before it: the
+            source was connected anew, or a recording was moved to another place.
+    """
 
     frame: Frame
     captured_s: float
+    part: int = 0
 
 
 class Result(NamedTuple):
@@ -44,6 +52,7 @@ class Source(Protocol):
         name: to show; never holds patient text.
         live: the newest frame wins; otherwise every frame is looked at.
         rate_hz: frames a second where known.
+        playback: how a paced recording is paused and moved; sources without it may leave it out.
     """
 
     name: str
@@ -72,6 +81,8 @@ class Sink(Protocol):
 
     Attributes:
         name: to show.
+        every_frame: with a recording, the pipeline waits for this sink rather than drop a frame (as
+            files want it); sinks that never make it wait may leave it out.
     """
 
     name: str
