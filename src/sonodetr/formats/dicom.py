@@ -80,7 +80,7 @@ class DicomFrames:
     def __getitem__(self, index: int) -> Pixels:
         index = checked_index(index, len(self))
         syntax = self.options["transfer_syntax_uid"]
-        with _quietly():
+        with quietly():
             stored = self._compressed(index) if syntax.is_encapsulated else self._plain(index)
         if self.table is not None:
             depth = self.options["bits_allocated"]
@@ -133,8 +133,8 @@ def _plugins(decoder: Any) -> list[str]:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    # pydicom quotes header values, which may name a patient, in its warnings and log records.
+def quietly() -> Iterator[None]:
+    """pydicom quotes header values, which may name a patient, in its warnings and log records."""
     logger = logging.getLogger("pydicom")
     disabled, logger.disabled = logger.disabled, True
     try:
@@ -184,12 +184,18 @@ def read_dicom(path: str | os.PathLike[str]) -> list[Video]:
     return found
 
 
+def read_header(path: str | os.PathLike[str]) -> Any:
+    """All of a DICOM file that `read_dicom` takes, but its pixels, as a pydicom dataset."""
+    with quietly():
+        return _header(os.fspath(path))[0]
+
+
 def _recording(key: str, file: Path) -> Video | None:
     if not is_dicom(file):
         raise InputError(f"{file}: is not a DICOM file (DICM is missing after 128 bytes)")
     path = str(file)
     try:
-        with _quietly():
+        with quietly():
             header, options, offset, length = _header(path)
             if not length:
                 return None
