@@ -50,7 +50,7 @@ _EXTRAS = {
     "onnxscript": "export",
     "onnxruntime": "onnx",
     "openvino": "openvino",
-    "pyigtl": "live",
+    "fastcrc": "live",
     "transformers": "huggingface",
     "websockets": "live",
 }

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from sonodetr.shapes import Bool, Float32, Int64, UInt8
+from sonodetr.shapes import Bool, Float32, Float64, Int64, UInt8
 
 # Parts of a data set, as folders, keys of recordings and splits name them.
 PARTS = ("train", "validation", "test")
@@ -148,6 +148,8 @@ class Frame:
         time_s: seconds since the source began.
         spacing_mm: pixel spacing where known.
         region_px: where the ultrasound picture lies; None means the whole frame.
+        ijk_to_ras_mm: where the picture lies in the world, if known: column, row, 0, 1 of a pixel's
+            centre -> mm towards the patient's right, front (anterior) and head (superior).
     """
 
     pixels: Pixels
@@ -155,6 +157,7 @@ class Frame:
     time_s: float = 0.0
     spacing_mm: Spacing | None = None
     region_px: Region | None = None
+    ijk_to_ras_mm: Float64[np.ndarray, "4 4"] | None = None
 
 
 def frame_at(video: Video, index: int) -> Frame:
