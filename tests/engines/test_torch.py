@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from sonodetr.config import ModelConfig
 from sonodetr.engines.torch import TorchEngine, interface_of, open_run
 from sonodetr.files import InputError
 from sonodetr.model.decode import decode
+from sonodetr.model.detr import DETR, Capture
 from sonodetr.training.run import load_run
 
 
@@ -43,3 +45,43 @@ def test_a_device_that_is_not_there(tiny_run):
     model, *_ = load_run(tiny_run)
     with pytest.raises(InputError, match="device 'cuda:77' cannot be used"):
         TorchEngine(model, "cuda:77")
+
+
+def clip_engine(**shape):
+    """Three frames of 64 x 96 pixels a clip, on a grid of 4 x 6 tokens each."""
+    backbone = {"width": 16, "depths": (1, 1, 1, 1), "stride": 16}
+    named = {"hidden_dim": 16, "num_heads": 2, "feedforward_dim": 19, "num_queries": 7}
+    config = ModelConfig(**{"backbone": backbone, **named, "decoder_layers": 1, **shape})
+    torch.manual_seed(3)
+    return TorchEngine(DETR(config, 2))
+
+
+def clip(frames):
+    return list(np.random.default_rng(1).integers(0, 255, (frames, 64, 96, 1), np.uint8))
+
+
+def test_attention_is_a_row_of_the_last_layer():
+    engine, pictures = clip_engine(encoder_layers=2), clip(3)
+    weights = engine.attention(pictures, 4.5 / 6, 2.5 / 4)  # the middle of row 2, column 4
+    images = torch.from_numpy(np.stack(pictures)[None, ..., 0])[:, None].float() / 255
+    with torch.no_grad():
+        maps = engine.model(images, Capture(encoder=(1,))).attention.encoder[1]
+    assert maps.shape == (1, 2, 72, 72)
+    row = maps[0].mean(0)[2 * 24 + 2 * 6 + 4]
+    np.testing.assert_allclose(row.sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose(weights, row[48:].view(4, 6), rtol=1e-5)
+
+
+def test_attention_beyond_the_picture_is_that_of_its_edge():
+    engine, pictures = clip_engine(encoder_layers=1), clip(1)
+    edge = engine.attention(pictures, 0.999, 0.0)
+    np.testing.assert_array_equal(engine.attention(pictures, 7.0, -2.0), edge)
+    np.testing.assert_array_equal(engine.attention(pictures, 1.0, 0.0), edge)
+    np.testing.assert_allclose(edge.sum(), 1, rtol=1e-5)
+
+
+def test_no_attention_without_an_encoder():
+    engine = clip_engine(encoder_layers=0)
+    assert not engine.attends
+    with pytest.raises(InputError, match="no encoder layers"):
+        engine.attention(clip(1), 0.5, 0.5)

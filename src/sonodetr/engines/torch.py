@@ -10,8 +10,8 @@ from sonodetr.config import Config
 from sonodetr.contract import Interface
 from sonodetr.files import InputError
 from sonodetr.model.decode import answers_of
-from sonodetr.model.detr import DETR
-from sonodetr.shapes import UInt8
+from sonodetr.model.detr import DETR, Capture
+from sonodetr.shapes import Float, Float32, UInt8
 from sonodetr.training.run import RunInfo, load_run
 from sonodetr.types import Answer
 
@@ -38,11 +38,50 @@ class TorchEngine:
     @torch.inference_mode()
     def detect(self, clip: Sequence[np.ndarray]) -> Answer:
         """As `Engine.detect`."""
+        (answer,) = answers_of(self.model(self._images(clip)), self.model.config.classification)
+        return answer
+
+    @property
+    def attends(self) -> bool:
+        """Whether there is an encoder, whose attention can be asked for."""
+        return self.model.config.encoder_layers > 0
+
+    @torch.inference_mode()
+    def attention(
+        self, clip: Sequence[np.ndarray], x: float, y: float
+    ) -> Float32[np.ndarray, "rows columns"]:
+        """Where the last frame's token at a point looks in that frame.
+
+        It is the row of that token in the last encoder layer's self-attention, the mean of its
+        heads. Over all frames of the clip a row sums to one.
+
+        Args:
+            clip: as for `detect`.
+            x, y: in 0..1 of the model's input; beyond it, the token at its edge is taken.
+
+        Raises:
+            InputError: the model has no encoder.
+        """
+        if not self.attends:
+            raise InputError(
+                "the model has no encoder layers, so it has no self-attention to show; choose one "
+                "with model.encoder_layers of 1 or more"
+            )
+        last = self.model.config.encoder_layers - 1
+        outputs = self.model(self._images(clip), Capture(encoder=(last,)))
+        _, rows, columns = outputs.grid
+        row = min(max(0, int(y * rows)), rows - 1)
+        column = min(max(0, int(x * columns)), columns - 1)
+        # Tokens lie frame by frame; those of the last one are at the end.
+        among = outputs.attention.encoder[last][0].mean(0)[-rows * columns :, -rows * columns :]
+        return among[row * columns + column].view(rows, columns).float().cpu().numpy()
+
+    def _images(
+        self, clip: Sequence[np.ndarray]
+    ) -> Float[torch.Tensor, "1 channels time height width"]:
         pictures = torch.from_numpy(np.stack(clip)).to(self._device)
         # [time, height, width, channels] -> [batch, channels, time, height, width]
-        images = pictures.permute(3, 0, 1, 2)[None].float() / 255
-        (answer,) = answers_of(self.model(images), self.model.config.classification)
-        return answer
+        return pictures.permute(3, 0, 1, 2)[None].float() / 255
 
 
 def open_run(

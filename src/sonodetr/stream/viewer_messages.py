@@ -12,6 +12,7 @@ import numpy as np
 from sonodetr.geometry import line_angles_deg
 from sonodetr.shapes import Float32, Float64, UInt8
 from sonodetr.stream.flow import Result
+from sonodetr.stream.region import only_region
 from sonodetr.types import Detections, Frame, Spacing
 
 JPEG_QUALITY = 85
@@ -139,9 +140,7 @@ def jpeg(frame: Frame, *, show_outside: bool) -> bytes:
     """A frame as JPEG, grey or in colour; black outside its region unless `show_outside`."""
     pixels = frame.pixels
     if frame.region_px is not None and not show_outside:
-        x0, y0, x1, y1 = (max(0, edge) for edge in frame.region_px)
-        pixels = np.zeros_like(pixels)
-        pixels[y0:y1, x0:x1] = frame.pixels[y0:y1, x0:x1]
+        pixels = only_region(pixels, frame.region_px)
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     good, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
