@@ -17,6 +17,7 @@ from sonodetr.verbs.distill import distill
 from sonodetr.verbs.evaluate import evaluate
 from sonodetr.verbs.export import export
 from sonodetr.verbs.info import info
+from sonodetr.verbs.live import live
 from sonodetr.verbs.predict import predict
 from sonodetr.verbs.simulate import simulate
 from sonodetr.verbs.train import train
@@ -151,6 +152,6 @@ def _options(
     """
 
 
-for _verb in (demo, simulate, train, distill, evaluate, export, predict, info):
+for _verb in (demo, simulate, train, distill, evaluate, export, predict, live, info):
     app.command()(_verb)
 app.command(cls=SeveralValues)(benchmark)
