@@ -49,7 +49,8 @@ class Look:
         self._recorded: Region | None = None
         video = getattr(source, "video", None)
         if video is None:
-            self._live = LiveRegion(predictor.interface.region if choice is None else choice)
+            trained: RegionChoice = predictor.interface.region  # type: ignore[assignment]
+            self._live = LiveRegion(trained if choice is None else choice)
         else:
             source.video = predictor.with_region(video, choice)  # type: ignore[attr-defined]
             self._recorded = source.video.region_px  # type: ignore[attr-defined]
@@ -93,7 +94,8 @@ class Look:
             detections = everything.above(self._threshold)
         else:
             everything = self._tracker.update(everything, self._threshold)
-            detections = everything.select(everything.track_ids >= 0)  # type: ignore[operator]
+            assert everything.track_ids is not None
+            detections = everything.select(everything.track_ids >= 0)
         if not self._show_outside and (frame.region_px or self.region == "searching"):
             frame = replace(frame, pixels=only_region(frame.pixels, frame.region_px))
         return Result(frame, detections, everything, captured.captured_s, time.monotonic())

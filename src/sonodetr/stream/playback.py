@@ -13,7 +13,7 @@ _LOOK_S = 0.1
 class Cue(NamedTuple):
     """A frame that is to be shown, and how often the recording was moved before."""
 
-    index: int
+    place: int
     part: int
 
 
@@ -101,16 +101,16 @@ class Playback:
         """Wait until a frame is to be shown; False if another one is by then."""
         with self._changed:
             while not stop.is_set() and cue.part == self._part:
-                if self._wanted == cue.index:
+                if self._wanted == cue.place:
                     self._wanted = None
-                    self._position = cue.index
-                    self._start_clock(cue.index)
+                    self._position = cue.place
+                    self._start_clock(cue.place)
                     return True
                 if self._paused:
                     return False
-                left_s = self._zero_s + float(self._times_s[cue.index]) - time.monotonic()
+                left_s = self._zero_s + float(self._times_s[cue.place]) - time.monotonic()
                 if left_s <= 0:
-                    self._position = cue.index
+                    self._position = cue.place
                     return True
                 self._changed.wait(min(left_s, _LOOK_S))
             return False

@@ -28,10 +28,14 @@ def open_sink(address: str, *, rate_hz: float | None = None) -> Sink:
     Raises:
         InputError: the address is none of those.
     """
-    if address.partition(":")[0].lower() in ("igtl", "igtl-listen"):
-        from sonodetr.stream.openigtlink import open_sink as open_igtl
+    scheme = address.partition(":")[0].lower()
+    if scheme in ("igtl", "igtl-listen"):
+        from sonodetr.stream.openigtlink import IgtlClientSink, IgtlServerSink, parse_address
 
-        return open_igtl(address)
+        where = parse_address(address)
+        if scheme == "igtl":
+            return IgtlClientSink(where.host, where.port)
+        return IgtlServerSink(*where)
     match Path(address).suffix.lower():
         case ".mp4":
             return OverlayFile(address, rate_hz)

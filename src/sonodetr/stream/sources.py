@@ -39,9 +39,18 @@ def open_stream(address: str, *, fast: bool = False, hold: bool = False) -> Sour
     scheme = address.partition(":")[0].lower()
     match scheme:
         case "igtl" | "igtl-listen":
-            from sonodetr.stream.openigtlink import open_source as open_igtl
+            from sonodetr.stream.openigtlink import (
+                IgtlClientSource,
+                IgtlServerSource,
+                parse_address,
+            )
 
-            source: Source = open_igtl(address)
+            where = parse_address(address)
+            source: Source = (
+                IgtlClientSource(where.host, where.port)
+                if scheme == "igtl"
+                else IgtlServerSource(*where)
+            )
         case "camera":
             source = Camera(_number(address))
         case _:
@@ -93,7 +102,7 @@ class Recording:
                 yield Captured(frame, time.monotonic())
             return
         while (cue := self.playback.next(stop)) is not None:
-            frame = frame_at(self.video, cue.index)
+            frame = frame_at(self.video, cue.place)
             if self.playback.due(cue, stop):
                 yield Captured(frame, time.monotonic(), cue.part)
 

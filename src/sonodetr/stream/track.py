@@ -92,11 +92,12 @@ class Tracker:
         lost = [track for track in self._tracks if not any(track is one for one in followed)]
         lost = [track for track in lost if 0 <= now_s - track.seen_s < GAP_S]
         fresh = [row for row in np.flatnonzero(found.scores >= threshold) if row not in taken]
-        self._tracks = [*followed, *lost, *(self._start(found, row, places[row]) for row in fresh)]
+        started = [self._start(found, int(row), places[row]) for row in fresh]
+        self._tracks = [*followed, *lost, *started]
         bridged = [track for track in lost if track.seen >= CONFIRM_FRAMES]
         return _joined(found, places, ids, bridged, now_s)
 
-    def _start(self, found: Detections, row: np.integer, place_px: Float64[np.ndarray, "8"]) -> _Track:
+    def _start(self, found: Detections, row: int, place_px: Float64[np.ndarray, "8"]) -> _Track:
         track = _Track(
             self._next_id,
             int(found.classes[row]),
