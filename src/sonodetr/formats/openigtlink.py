@@ -1,9 +1,9 @@
 """OpenIGTLink messages: bytes to values and back, without sockets.
 
 IMAGE is read as 3D Slicer and PLUS send it (headers of version 1 to 3); IMAGE, POINT, POLYDATA,
-STRING and STATUS are written. Whatever bytes are given, nothing but `MessageError` is raised, and no
-memory is taken that a peer merely announces. Layouts: the protocol documents of version 3 in
-github.com/openigtlink/OpenIGTLink. docs/openigtlink.md tells what is understood and why.
+STRING and STATUS are written. Whatever bytes are given, nothing but `MessageError` is raised.
+Layouts: the protocol documents of version 3 in github.com/openigtlink/OpenIGTLink;
+docs/openigtlink.md tells what is understood and why.
 """
 
 import struct
@@ -290,7 +290,7 @@ def image_content(pixels: Pixels, ijk_to_ras_mm: Matrix) -> tuple[bytes, memoryv
     channels = 1 if pixels.ndim == 2 else 3
     size = (width, height, 1)
     header = _IMAGE.pack(1, channels, 3, _LITTLE, _RAS, *size, *numbers, 0, 0, 0, *size)
-    return header, memoryview(np.ascontiguousarray(pixels)).cast("B")
+    return header, np.ascontiguousarray(pixels).data.cast("B")
 
 
 def string_content(text: str) -> bytes:
