@@ -4,7 +4,7 @@ import sys
 import time
 from itertools import tee
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ from sonodetr.verbs.answers import Json, Model, answer
 if TYPE_CHECKING:
     from sonodetr.predictor import Predictor, RegionChoice
     from sonodetr.sinks import Write
-    from sonodetr.types import Video
+    from sonodetr.types import Detections, Video
 
 
 def predict(
@@ -42,17 +42,23 @@ def predict(
         bool, typer.Option("--show-outside", help="do not black out what lies around the region")
     ] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="write no overlay")] = False,
+    dicom_sr: Annotated[
+        bool, typer.Option("--dicom-sr", help="of a DICOM file: write a structured report too")
+    ] = False,
     json_out: Json = "",
 ) -> None:
     """Find objects in a recording or picture.
 
     Writes OUT/detections.jsonl, one line a frame, and OUT/overlay.mp4 (overlay.png for one
-    picture). What lies outside the ultrasound picture, where names are shown, is blacked out.
+    picture). What lies outside the ultrasound picture, where names are shown, is blacked out. With
+    --dicom-sr also OUT/report.dcm, a Measurement Report (TID 1500) of the patient and study that
+    the source names.
 
     \b
     Examples:
       sonodetr predict runs/nerves needle.mp4 --out predictions
       sonodetr predict runs/nerves cine.dcm --out predictions --threshold 0.3 --no-video
+      sonodetr predict runs/nerves cine.dcm --out predictions --dicom-sr
       sonodetr predict runs/nerves screen.mp4 --out predictions --region 120,80,900,700
     """
     choice = _region(region)
@@ -64,6 +70,7 @@ def predict(
 
     predictor = load(model)
     video = predictor.with_region(open_source(source), choice)
+    header = _report_source(source, video) if dicom_sr else None
     if video.region_px is None:
         print(
             f"sonodetr: warning: no ultrasound region found in {source}: whole frames are shown, "
@@ -71,9 +78,17 @@ def predict(
             file=sys.stderr,
         )
     least = predictor.threshold if threshold is None else threshold
+    found: list[Detections] | None = [] if dicom_sr else None
     with prediction_files(out, video, overlay=not no_video, show_outside=show_outside) as files:
         write, paths = files
-        count, seconds = _predict(predictor, video, least, write)
+        count, seconds = _predict(predictor, video, least, write, found)
+        if found is not None:
+            from sonodetr.formats.dicom_sr import write_report
+
+            seen = ",".join(map(str, video.region_px)) if video.region_px else "full"
+            paths.append(out / "report.dcm")
+            name = Path(model).resolve().name
+            write_report(paths[-1], header, found, name, [f"threshold {least:g}", f"region {seen}"])
     result = {
         "model": model,
         "source": str(source),
@@ -86,6 +101,18 @@ def predict(
     written = ", ".join(str(path) for path in paths)
     text = f"{count} detections in {len(video)} frames, {len(video) / seconds:.1f} frames a second"
     answer(result, json_out, f"{written}: {text}")
+
+
+def _report_source(source: Path, video: "Video") -> Any:
+    """The header of the file that a report is about."""
+    from sonodetr.formats.dicom import DicomFrames
+    from sonodetr.formats.dicom_sr import report_source
+
+    if not isinstance(video.frames, DicomFrames):
+        raise InputError(
+            f"{source}: --dicom-sr reports on a DICOM file, and this is none; leave it out"
+        )
+    return report_source(video.frames.path)
 
 
 def _region(text: str) -> "RegionChoice | None":
@@ -103,9 +130,14 @@ def _region(text: str) -> "RegionChoice | None":
 
 
 def _predict(
-    predictor: "Predictor", video: "Video", threshold: float, write: "Write"
+    predictor: "Predictor",
+    video: "Video",
+    threshold: float,
+    write: "Write",
+    kept: "list[Detections] | None",
 ) -> tuple[int, float]:
-    """Write what is found in every frame of a recording; number of detections, and seconds."""
+    """Write what is found in every frame of a recording, and keep it in the list if there is one;
+    number of detections, and seconds."""
     from sonodetr.progress import progress_bar
     from sonodetr.types import frames_of
 
@@ -117,5 +149,7 @@ def _predict(
         for frame, detections in zip(again, found, strict=True):
             write(frame, detections)
             count += len(detections)
+            if kept is not None:
+                kept.append(detections)
             advance()
     return count, time.monotonic() - started
