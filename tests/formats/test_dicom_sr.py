@@ -365,6 +365,12 @@ def test_unusual_names_are_taken_over_silently(
     assert not [one for one in recwarn if "Tibbs" in str(one.message)]
 
 
+def test_only_frames_of_the_source(tmp_path: Path) -> None:
+    for frame in (-1, 5):
+        with pytest.raises(ValueError, match="a frame that the source of 5 does not have"):
+            written(tmp_path, cine(tmp_path), found(frame, []))
+
+
 def test_too_many_and_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = report_source(cine(tmp_path))
     boxes = [found(0, [[3, 5, 17, 18]])]

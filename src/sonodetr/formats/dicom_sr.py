@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -73,7 +74,9 @@ def report_source(path: str | os.PathLike[str]) -> Dataset:
                 if name not in header:
                     setattr(header, name, "")
         if not wrong:
-            _document(header, [_recording(header, [], _algorithm("", ()))], "")
+            trial = _document(header, [_recording(header, [], _algorithm("", ()))], "")
+            with quietly():
+                trial.save_as(BytesIO(), enforce_file_format=True)
     except Exception as error:
         # At unusual values the libraries raise anything; the messages quote the header, which names
         # the patient, and are not repeated.
@@ -106,12 +109,21 @@ def write_report(
     Args:
         path: ends in `.dcm`.
         source: header of the recording, from `report_source`.
-        detections: one for every frame that was looked at; `frame_index` says which.
+        detections: one for every frame that was looked at; `frame_index`, from 0, says which.
+        model_name: to tell its reports from others.
         parameters: of the algorithm, in words, such as "threshold 0.3".
 
     Raises:
         InputError: there are more than `MAX_OBJECTS`, or the file cannot be written.
+        ValueError: a frame is none of the source's.
+
+    >>> source = report_source("cine.dcm")  # doctest: +SKIP
+    >>> found = list(sonodetr.load("runs/nerves").predict("cine.dcm"))  # doctest: +SKIP
+    >>> write_report("report.dcm", source, found, "nerves")  # doctest: +SKIP
     """
+    length = int(source.get("NumberOfFrames") or 1)
+    if any(not 0 <= found.frame_index < length for found in detections):
+        raise ValueError(f"{path}: detections in a frame that the source of {length} does not have")
     count = sum(map(len, detections))
     if count > MAX_OBJECTS:
         raise InputError(
@@ -130,7 +142,7 @@ def write_report(
 
 def _document(source: Dataset, groups: list[Any], model_name: str) -> Any:
     device = sr.DeviceObserverIdentifyingAttributes(
-        # The same for one model in one version.
+        # The same for one name of a model in one version.
         uid=f"2.25.{uuid5(NAMESPACE_URL, f'sonodetr {__version__} {model_name}').int}",
         name=f"SonoDETR {__version__}",
         manufacturer_name="SonoDETR",
@@ -208,7 +220,7 @@ def _object(
     image = sr.SourceImageForRegion(
         source.SOPClassUID,
         source.SOPInstanceUID,
-        [number] if "NumberOfFrames" in source else None,
+        [number] if source.get("NumberOfFrames") else None,
     )
     shared: dict[str, Any] = {
         "tracking_identifier": sr.TrackingIdentifier(uid, label),
