@@ -13,6 +13,7 @@ from sonodetr.contract import Interface
 from sonodetr.data.clips import labelled_samples
 from sonodetr.data.splits import select
 from sonodetr.evaluation.instruments import Comparison, compare, instrument_figures
+from sonodetr.evaluation.kept import Kept, write_kept
 from sonodetr.evaluation.matches import Matches, match
 from sonodetr.evaluation.metrics import (
     RECALL_THRESHOLDS,
@@ -48,12 +49,15 @@ def evaluate(
     on_bad_label: Literal["error", "skip"] = "error",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Evaluate a model on labelled data; writes `evaluation.json` and `precision_recall.png`.
+    """Evaluate a model on labelled data.
+
+    Writes `evaluation.json`, `precision_recall.png` and `matches.npz`, which holds what all figures
+    are counted from (`kept.read_kept`).
 
     Args:
         model: run folder or exported folder.
         data_path: folder or annotation file in any format that is read.
-        out: folder for the two files.
+        out: folder for the files.
         split: "all" labelled frames, or only a part of the division stored with the model.
         past: what a model of clips is shown as the frames before the labelled one: those before it
             ("real"), the labelled one itself ("frozen"), or those before it in another order
@@ -104,8 +108,31 @@ def evaluate(
     title = f"{Path(model).name} on {Path(data_path).name}, {split} ({len(frames)} frames)"
     path, used = folder / "precision_recall.png", whole.at_threshold(threshold)
     plot_precision_recall(path, {"all classes": whole} | curves, used, title)
+    write_kept(folder / "matches.npz", _kept(videos, frames, matches, instruments, threshold))
     write_json(folder / "evaluation.json", result)
     return result
+
+
+def _kept(
+    videos: Sequence[Video],
+    frames: Sequence[Place],
+    matches: Matches,
+    instruments: Comparison | None,
+    threshold: float,
+) -> Kept:
+    unit_name, unit_of_frame = units_of(videos, matches.video)
+    recording = np.array([videos[video].key for video, _ in frames])
+    # A unit goes by the name of its first recording: no patient's name is written.
+    first = np.unique(unit_of_frame, return_index=True)[1]
+    return Kept(
+        recording,
+        np.array([frame for _, frame in frames], np.int64),
+        recording[first][unit_of_frame],
+        unit_name,
+        threshold,
+        matches,
+        instruments,
+    )
 
 
 def _intervals(

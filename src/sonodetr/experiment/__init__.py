@@ -1,0 +1,1 @@
+"""Experiments: which method is better, by how much, and how sure that is."""
