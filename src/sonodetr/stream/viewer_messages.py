@@ -100,11 +100,13 @@ def frame_message(
         attended: to be drawn over it.
     """
     height, width = result.frame.pixels.shape[:2]
+    region = None if show_outside else result.frame.region_px
     header = {
         "frame": result.frame.index,
         "time_s": round(result.frame.time_s, 6),
         "width": width,
         "height": height,
+        "view_px": region or (0, 0, width, height),
         "classes": list(result.everything.class_names),
         "detections": detection_rows(result.everything),
         "latency_ms": round((result.found_s - result.captured_s) * 1000, 3),
