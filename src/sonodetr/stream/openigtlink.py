@@ -18,6 +18,7 @@ from sonodetr.stream.igtl_result import messages_of
 from sonodetr.stream.outlet import Outlet
 from sonodetr.stream.sockets import (
     POLL_S,
+    Warner,
     accept,
     checked_listener,
     connect,
@@ -54,6 +55,7 @@ class IgtlClientSource:
         self.name = shown("igtl", host, port)
         self.lost = 0
         self._where = host, port
+        self._warn = Warner(_log, self.name)
 
     def frames(self, stop: Event) -> Iterator[Captured]:
         """See `Source`; waits for the server for as long as it takes.
@@ -75,21 +77,21 @@ class IgtlClientSource:
                     except UnsupportedImage as error:
                         if frames.count == 0:
                             raise InputError(f"{self.name} sends {error}") from None
-                        self._warn_lost(error)
+                        self._lose(error)
                     except (MessageError, OSError) as error:
-                        self._warn_lost(error)
+                        self._lose(error)
             except Stopped:
                 return
             except OSError as error:
                 if not waiting and not stop.is_set():
-                    _log.warning("%s: no connection yet (%s); waiting", self.name, error)
+                    self._warn(f"no connection yet ({error}); waiting")
                 waiting = True
             pause_s = 0.1 if frames.count > before else min(2 * pause_s, _LONGEST_PAUSE_S)
             stop.wait(pause_s)
 
-    def _warn_lost(self, error: Exception) -> None:
+    def _lose(self, error: Exception) -> None:
         self.lost += 1
-        _log.warning("%s: lost (%s); connecting again", self.name, error)
+        self._warn(f"lost the connection ({error}), {self.lost} so far; connecting again")
 
 
 class _Displaced(Exception):
@@ -116,7 +118,7 @@ class IgtlServerSource:
         self.name = shown("igtl-listen", self._address.host, port)
         self.port, self.lost, self.refused = port, 0, 0
         self._next: socket.socket | None = None
-        self._said_s = float("-inf")
+        self._warn = Warner(_log, self.name)
 
     def frames(self, stop: Event) -> Iterator[Captured]:
         """See `Source`; waits for the next client when one leaves.
@@ -159,7 +161,7 @@ class IgtlServerSource:
             yield from frames.of_connection(reader.images())
         except (MessageError, OSError, _Displaced) as error:
             self.lost += 1
-            self._say(f"lost a client ({error}), {self.lost} so far; waiting for the next")
+            self._warn(f"lost a client ({error}), {self.lost} so far; waiting for the next")
         except Stopped:
             return
 
@@ -175,13 +177,7 @@ class IgtlServerSource:
 
     def _refuse(self, why: str) -> None:
         self.refused += 1
-        self._say(f"refused a client ({why}), {self.refused} so far")
-
-    def _say(self, text: str) -> None:
-        """Log it, but no more than a line a second, however many clients come and go."""
-        if time.monotonic() - self._said_s > 1.0:
-            self._said_s = time.monotonic()
-            _log.warning("%s: %s", self.name, text)
+        self._warn(f"refused a client ({why}), {self.refused} so far")
 
 
 class _Sink:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from threading import Event, Lock, Thread
 
-from sonodetr.stream.sockets import POLL_S, accept, connect
+from sonodetr.stream.sockets import POLL_S, Warner, accept, connect
 
 MAX_PEERS = 64
 OUTBOX = 8  # results a peer may lag behind
@@ -29,7 +29,7 @@ class _Peer:
         self.connection = connection
         self.outbox: deque[Sequence[bytes]] = deque()
         self.begun: list[memoryview] = []  # messages of a result of which a part has left
-        self.moved_s = time.monotonic()
+        self.since_s = self.moved_s = time.monotonic()
 
     @property
     def pending(self) -> int:
@@ -70,6 +70,8 @@ class Outlet:
         self._lock = Lock()  # held for outboxes, never while waiting
         self._closing = Event()
         self._failure: Exception | None = None
+        self._pause_s, self._waiting = 0.0, False
+        self._warn = Warner(_log, name)
         self._wake, self._woken = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._thread = Thread(target=self._run, name=f"send {name}", daemon=True)
@@ -136,14 +138,14 @@ class Outlet:
             self._woken.close()
 
     def _serve(self) -> None:
-        end, pause_s = float("inf"), 0.1
+        end = float("inf")
         while time.monotonic() < end:
             if self._closing.is_set():
                 if not any(peer.pending for peer in self._peers):
                     return
                 end = min(end, time.monotonic() + _CLOSING_S)
             elif self._dial and not self._peers:
-                pause_s = self._call(pause_s)
+                self._call()
                 continue
             self._want_writing()
             for key, events in self._selector.select(2 * POLL_S):
@@ -163,16 +165,17 @@ class Outlet:
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.pending else 0)
             self._selector.modify(peer.connection, events, peer)
 
-    def _call(self, pause_s: float) -> float:
-        """Try to connect; the pause after the next failure."""
+    def _call(self) -> None:
+        """Try to connect once, after a pause that grows until a connection lasts."""
+        self._closing.wait(self._pause_s)
+        self._pause_s = min(max(2 * self._pause_s, 0.1), _LONGEST_PAUSE_S)
         try:
             self._add(connect(self._dial, self._closing))
-            return 0.1
+            self._waiting = False
         except OSError as error:
-            if pause_s == 0.1:
-                _log.warning("%s: no connection yet (%s); trying on", self._name, error)
-            self._closing.wait(pause_s)
-            return min(2 * pause_s, _LONGEST_PAUSE_S)
+            if not self._waiting and not self._closing.is_set():
+                self._warn(f"no connection yet ({error}); trying on")
+            self._waiting = True
 
     def _admit(self) -> None:
         """Let a client in that waits."""
@@ -180,17 +183,19 @@ class Outlet:
         try:
             accepted = accept(self._listener, self._allowed)
         except PermissionError as error:
-            self.refused += 1
-            _log.warning("%s: %s", self._name, error)
+            self._refuse(str(error))
             return
         if accepted is None:
             return
         if len(self._peers) < MAX_PEERS:
             self._add(accepted[0])
         else:
-            self.refused += 1
             accepted[0].close()
-            _log.warning("%s: refused a client: %d are connected", self._name, MAX_PEERS)
+            self._refuse(f"{MAX_PEERS} are connected")
+
+    def _refuse(self, why: str) -> None:
+        self.refused += 1
+        self._warn(f"refused a client ({why}), {self.refused} so far")
 
     def _add(self, connection: socket.socket) -> None:
         peer = _Peer(connection)
@@ -234,5 +239,7 @@ class Outlet:
             self.dropped += peer.pending
             if why is not None:
                 self.lost += 1
+        if time.monotonic() - peer.since_s > _LONGEST_PAUSE_S:
+            self._pause_s = 0.0
         if why is not None:
-            _log.warning("%s: a connection was lost (%s)", self._name, why)
+            self._warn(f"lost a connection ({why}), {self.lost} so far")

@@ -1,6 +1,7 @@
 """TCP with bounded waits: addresses, listening and connecting for OpenIGTLink."""
 
 import ipaddress
+import logging
 import os
 import selectors
 import socket
@@ -70,18 +71,16 @@ def checked_listener(host: str, port: int, allowed: Sequence[str]) -> Address:
     Raises:
         InputError: not an IP; or not loopback, and no clients are named.
     """
-    host = "127.0.0.1" if host == "localhost" else host
+    address = shown(_LISTEN, host, port)
     try:
-        here = ipaddress.ip_address(host)
+        here = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
         clients = tuple(str(ipaddress.ip_address(ip.strip())) for ip in allowed)
     except ValueError as error:
-        raise InputError(
-            f"{_LISTEN}://{host}:{port}: {error}; give an IP of this computer"
-        ) from None
+        raise InputError(f"{address}: {error}; IPs are needed here and after ?from=") from None
     if not here.is_loopback and not clients:
         raise InputError(
-            f"{_LISTEN}://{host}:{port}: OpenIGTLink knows no passwords, so name who may connect: "
-            f"{_LISTEN}://{host}:{port}?from=CLIENT_IP"
+            f"{address}: OpenIGTLink knows no passwords, so name who may connect: "
+            f"{address}?from=CLIENT_IP"
         )
     return Address(str(here), port, clients)
 
@@ -93,6 +92,19 @@ def shown(scheme: str, host: str, port: int) -> str:
     'igtl://[::1]:18944'
     """
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+class Warner:
+    """Logs warnings under a name, at most one a second, however many peers come and go."""
+
+    def __init__(self, log: logging.Logger, name: str) -> None:
+        self._log, self._name = log, name
+        self._said_s = float("-inf")
+
+    def __call__(self, text: str) -> None:
+        if time.monotonic() - self._said_s > 1.0:
+            self._said_s = time.monotonic()
+            self._log.warning("%s: %s", self._name, text)
 
 
 def listen(address: Address) -> socket.socket:
@@ -125,7 +137,7 @@ def accept(listener: socket.socket, allowed: Sequence[str]) -> tuple[socket.sock
         return None
     if allowed and host not in allowed:
         peer.close()
-        raise PermissionError(f"refused a client at {host}, which is not named in ?from=")
+        raise PermissionError(f"{host} is not named in ?from=")
     return _ready(peer), host
 
 
