@@ -45,6 +45,7 @@ class Result(NamedTuple):
     found_s: float
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where frames come from.
 

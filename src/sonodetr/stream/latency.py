@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from sonodetr.files import InputError
+
 # Percentiles are those of this many last frames: 2.8 minutes at 60 frames a second.
 LAST_FRAMES = 10_000
 PERCENTILES = (50, 95, 99)
@@ -126,7 +128,8 @@ class Counters:
     def sink_failed(self, sink: str, error: BaseException) -> None:
         """A sink ended with an error."""
         with self._lock:
-            self._sinks[sink].error = f"{type(error).__name__}: {error}"
+            known = isinstance(error, InputError)
+            self._sinks[sink].error = str(error) if known else f"{type(error).__name__}: {error}"
 
     def settle(self) -> None:
         """Count as dropped what never came through, because a stage hangs; the rest is over."""

@@ -29,6 +29,26 @@ _LOOK_S = 0.1
 PATIENCE_S = 5.0
 
 
+class _Stage(Thread):
+    """A thread that tells when it has ended.
+
+    `Thread.join` cannot be relied on for that: Ctrl-C in it makes Python 3.11 and 3.12 take the
+    thread for ended while it runs.
+    """
+
+    def __init__(self, name: str, run: Callable[[], None]) -> None:
+        # What hangs in a driver must not keep the process.
+        super().__init__(name=name, target=self._run_to_end, daemon=True)
+        self._work = run
+        self.ended = Event()
+
+    def _run_to_end(self) -> None:
+        try:
+            self._work()
+        finally:
+            self.ended.set()
+
+
 class _Outlet:
     """A sink, what waits for it, and its thread."""
 
@@ -36,7 +56,7 @@ class _Outlet:
         self.sink, self.name = sink, sink.name
         self.patient = getattr(sink, "every_frame", False)
         self.results = Channel[Result](_RESULTS_WAITING, newest_wins=not (wait and self.patient))
-        self.thread = Thread(target=self._run, name=f"sink {self.name}", daemon=True)
+        self.stage = _Stage(f"sink {self.name}", self._run)
         self.opened = Event()
         self.error: BaseException | None = None
         self._counters = counters
@@ -144,19 +164,22 @@ class Pipeline:
                 fails, everything ends; when a sink fails, only that sink does until the end.
         """
         self._stop = stop
-        capture = Thread(target=self._capture, name="capture", daemon=True)
-        infer = Thread(target=self._infer, name="infer", daemon=True)
+        capture, infer = _Stage("capture", self._capture), _Stage("infer", self._infer)
+        pressed = False
         try:
-            for thread in (*(outlet.thread for outlet in self._outlets), infer):
-                thread.start()
+            for stage in (*(outlet.stage for outlet in self._outlets), infer):
+                stage.start()
             if self._all_ready():
                 capture.start()
-            while (capture.is_alive() or infer.is_alive()) and not stop.is_set():
-                (capture if capture.is_alive() else infer).join(_LOOK_S)
+            # The source's last frame is not yet looked at when the source ends.
+            while not infer.ended.wait(_LOOK_S) and not stop.is_set():
                 if watch is not None:
                     watch(self.snapshot())
+        except KeyboardInterrupt:
+            pressed = True
+            raise
         finally:
-            self._finish(capture, infer)
+            self._finish(capture, infer, pressed)
         error = self._error or next((each.error for each in self._outlets if each.error), None)
         if error is not None:
             raise error
@@ -173,7 +196,16 @@ class Pipeline:
                 return not self._stop.is_set()
         return False
 
-    def _finish(self, capture: Thread, infer: Thread) -> None:
+    def _finish(self, capture: _Stage, infer: _Stage, pressed: bool) -> None:
+        """End all stages and see them end, also through the first Ctrl-C."""
+        try:
+            self._end(capture, infer)
+        except KeyboardInterrupt:
+            if not pressed:
+                self._end(capture, infer)
+            raise
+
+    def _end(self, capture: _Stage, infer: _Stage) -> None:
         """End all stages, in the order in which frames pass them."""
         self._stop.set()
         if not self._ended(capture):
@@ -187,19 +219,21 @@ class Pipeline:
             outlet.results.close()
         for outlet in self._outlets:
             # A long video may take its time to be closed.
-            if not self._ended(outlet.thread, patient=outlet.patient):
+            if not self._ended(outlet.stage, patient=outlet.patient):
                 outlet.fail(InputError(f"{outlet.name}: takes no more frames, and was left"))
 
-    def _ended(self, thread: Thread, *, patient: bool = False) -> bool:
-        """Wait for a thread while frames still move; False when it is left behind."""
+    def _ended(self, stage: _Stage, *, patient: bool = False) -> bool:
+        """Wait for a stage while frames still move; False when it is left behind."""
+        if stage.ident is None:
+            return True  # never started
         moved, moved_at_s = -1, 0.0
-        while thread.is_alive():
-            thread.join(_LOOK_S)
+        while not stage.ended.wait(_LOOK_S):
             if moved != (moved := self._counters.progress()):
                 moved_at_s = time.monotonic()
             elif not patient and time.monotonic() > moved_at_s + PATIENCE_S:
                 self._counters.settle()
                 return False
+        stage.join(_LOOK_S)
         return True
 
     def _fail(self, error: BaseException) -> None:

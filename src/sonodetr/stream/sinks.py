@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sonodetr.draw import Picture, draw
+from sonodetr.draw import Picture, Sheet, draw
 from sonodetr.files import InputError
 from sonodetr.stream.flow import Deliver, Result, Sink
 
@@ -80,7 +80,7 @@ class LinesFile:
         except OSError as error:
             raise InputError(
                 f"cannot write {path}: {error.strerror or error}; free some space or choose "
-                "another file"
+                "another folder"
             ) from error
 
 
@@ -143,7 +143,7 @@ class OverlayFile:
             yield deliver
 
 
-def fitted(picture: Picture, size: tuple[int, int]) -> Picture:
+def fitted(picture: Picture, size: tuple[int, int]) -> Sheet:
     """The picture in a given height and width: as large as it fits, centred, the rest black.
 
     >>> fitted(np.full((2, 2, 3), 9, np.uint8), (2, 4))[..., 0]

@@ -178,8 +178,9 @@ def _run(
     try:
         pipeline.run(stop, status.show)
     finally:
-        status.clear()
         counts = pipeline.snapshot(fresh=True)
+        status.show(counts)
+        status.clear()
         if counts["captured"]:
             result |= counts | {"seconds": round(time.monotonic() - started_s, 3)}
             answer(result, json_out, "\n".join(_summary(counts)))
