@@ -15,6 +15,7 @@ from sonodetr.verbs.benchmark import SeveralValues, benchmark
 from sonodetr.verbs.demo import demo
 from sonodetr.verbs.distill import distill
 from sonodetr.verbs.evaluate import evaluate
+from sonodetr.verbs.experiment import experiment
 from sonodetr.verbs.export import export
 from sonodetr.verbs.info import info
 from sonodetr.verbs.live import live
@@ -152,6 +153,6 @@ def _options(
     """
 
 
-for _verb in (demo, simulate, train, distill, evaluate, export, predict, live, info):
+for _verb in (demo, simulate, train, distill, experiment, evaluate, export, predict, live, info):
     app.command()(_verb)
 app.command(cls=SeveralValues)(benchmark)

@@ -9,13 +9,15 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from sonodetr.config import Config
 from sonodetr.files import InputError, closest, existing_file
+
+_Values = TypeVar("_Values", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,6 +39,18 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     >>> load_config("configs/nerves.yaml", ["train.epochs=3"]).train.epochs  # doctest: +SKIP
     3
     """
+    values = read_yaml(path)
+    for word in overrides:
+        _override(values, word)
+    return parse_config(_expand(values), str(path))
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The blocks of a YAML file.
+
+    Raises:
+        InputError: the file is missing, cannot be parsed, or holds something else.
+    """
     source = existing_file(path)
     try:
         values = yaml.load(source.read_text(encoding="utf-8"), _Loader) or {}
@@ -48,9 +62,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         ) from error
     if not isinstance(values, dict):
         raise InputError(f"{source}: must hold 'section:' blocks, but is a {type(values).__name__}")
-    for word in overrides:
-        _override(values, word)
-    return parse_config(_expand(values), str(source))
+    return values
 
 
 def parse_config(values: dict[str, Any], where: str = "config") -> Config:
@@ -59,11 +71,20 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
     Raises:
         InputError: a key or a value is not allowed.
     """
+    return parse_values(Config, values, where)
+
+
+def parse_values(kind: type[_Values], values: dict[str, Any], where: str) -> _Values:
+    """Check plain values against the fields of `kind`.
+
+    Raises:
+        InputError: a key or a value is not allowed.
+    """
     try:
         # Through JSON, so that lists may stand for tuples while "3" may not stand for 3.
-        return Config.model_validate_json(json.dumps(values))
+        return kind.model_validate_json(json.dumps(values))
     except (ValidationError, TypeError) as error:
-        raise InputError(f"{where}: {_explain(error)}") from None
+        raise InputError(f"{where}: {_explain(error, kind)}") from None
 
 
 def dump_config(config: Config) -> str:
@@ -110,16 +131,17 @@ def _environment(match: re.Match[str]) -> str:
     return value
 
 
-def _explain(error: ValidationError | TypeError) -> str:
+def _explain(error: ValidationError | TypeError, kind: type[BaseModel]) -> str:
     if not isinstance(error, ValidationError):
         return f"a value is not plain YAML ({error})"
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
-        section: Any = Config
-        for part in path[:-1]:
-            section = section.model_fields[part].annotation
+        section: Any = kind
+        for part in path[:-1]:  # of a table, whatever its keys, all values are of one kind
+            fields = getattr(section, "model_fields", None)
+            section = get_args(section)[-1] if fields is None else fields[part].annotation
         return f"unknown key {key!r}; {closest(path[-1], section.model_fields)}"
     if first["type"] == "value_error":  # of a section's own validator, which says it all
         return f"{key + ': ' if key else ''}{first['ctx']['error']}"

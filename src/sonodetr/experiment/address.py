@@ -1,0 +1,220 @@
+"""The address of a run: SHA-256 of all that decides its result. Same address, same bits.
+
+That is the config, the data, the teacher, the weights it starts from, and the source of the modules
+that compute it. Names, folders and what only costs time do not count. Bits also depend on the
+machine, on torch's version and on the number of threads, which `run.json` and the one who starts
+the experiment know; they are left out, so that a result does not end with its machine.
+"""
+
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import sonodetr
+from sonodetr.config import Config
+from sonodetr.files import InputError
+from sonodetr.formats import read
+from sonodetr.formats.dicom import DicomFrames
+from sonodetr.formats.images import ImageFrames
+from sonodetr.formats.metaimage import MetaImageFrames
+from sonodetr.formats.video import VideoFrames
+from sonodetr.simulator.frames import SimulatedFrames
+from sonodetr.types import Frames, Labels, Video
+
+PACKAGE = Path(sonodetr.__file__).parent
+# Modules that compute what a training leaves; a test compares them with what `train` imports. Not
+# among them: what only carries values, checks them, tells or draws; and the readers of files, since
+# what they read is part of the address itself.
+CODE = (
+    *("data/*", "dense_loss.py", "evaluation/matches.py", "evaluation/metrics.py", "geometry.py"),
+    *("model/*", "set_loss.py", "training/*"),
+)
+ONLY_TOLD = ("training/log.py", "training/pictures.py", "training/attention_pictures.py")
+OF_TEACHERS = ("distill/*", "training/distillation.py", "training/teacher*.py")
+OF_SIMULATOR = ("simulator/*",)
+# Of the config: names, what the address holds in another form, and what only costs time.
+_NEUTRAL: dict[str, Any] = {
+    "name": True,
+    "data": {"path", "images", "unlabelled"},
+    "model": {"weights": True},
+    "train": {"workers", "checkpoint_seconds"},
+    "distill": {"teacher", "cache"},
+}
+_PICTURES_DECODED = 16
+SHORT = 12  # characters of an address in the name of a folder
+
+
+def address(facts: Mapping[str, Any]) -> str:
+    """SHA-256 of facts (see `facts_of`), 64 characters."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def facts_of(
+    config: Config, teacher: str = "", code: Mapping[str, bytes] | None = None
+) -> dict[str, Any]:
+    """All that decides the result of a run, as plain values.
+
+    Args:
+        config: of the run.
+        teacher: its fingerprint; empty without one.
+        code: sources as `sources` gives them; None: those that are running.
+
+    Raises:
+        InputError: the data or the weights to start from cannot be read.
+    """
+    values = config.model_dump(mode="json", exclude=_NEUTRAL)
+    data = config.data
+    simulated = data.path.startswith("simulator:")
+    facts: dict[str, Any] = {
+        "config": values,
+        "data": data_address(data.path, data.images, data.on_bad_label),
+        "code": code_address(sources() if code is None else code, bool(teacher), simulated),
+    }
+    if config.model.weights:
+        facts["weights"] = _files_address(_weights_files(Path(config.model.weights)))
+    if Path(config.model.backbone.path).is_dir() and config.model.backbone.path:
+        facts["backbone"] = _files_address(sorted(Path(config.model.backbone.path).glob("*.*")))
+    if teacher:
+        facts["teacher"] = teacher
+        values["distill"]["cache"] = bool(config.distill.cache)  # half precision, or the teacher's
+        if data.unlabelled:
+            facts["unlabelled"] = data_address(data.unlabelled, "", "skip")
+    else:
+        del values["distill"]  # without a teacher nothing of it is used
+    return facts
+
+
+def code_address(code: Mapping[str, bytes], teacher: bool, simulated: bool) -> str:
+    """SHA-256 of the sources that compute a run, with or without a teacher or a simulator."""
+    digest = hashlib.sha256()
+    for path in affecting(code, teacher, simulated):
+        digest.update(f"{path} {len(code[path])}\n".encode() + code[path])
+    return digest.hexdigest()
+
+
+def affecting(code: Iterable[str], teacher: bool, simulated: bool) -> list[str]:
+    """The paths that matter among all, in order."""
+    wanted = (*CODE, *(OF_TEACHERS if teacher else ()), *(OF_SIMULATOR if simulated else ()))
+    other = (*ONLY_TOLD, *(() if teacher else OF_TEACHERS))
+    return sorted(
+        path
+        for path in code
+        if any(fnmatch(path, each) for each in wanted)
+        and not any(fnmatch(path, each) for each in other)
+    )
+
+
+@cache
+def sources() -> Mapping[str, bytes]:
+    """Path in the package -> source, of what is installed here, when it is first asked for."""
+    return {
+        path.relative_to(PACKAGE).as_posix(): path.read_bytes() for path in PACKAGE.rglob("*.py")
+    }
+
+
+@cache
+def sources_at(revision: str) -> Mapping[str, bytes]:
+    """The same at a git revision.
+
+    Raises:
+        InputError: the package does not lie in a git repository that has it.
+    """
+    command = ["git", "archive", "--format=tar", revision, "."]
+    try:
+        answer = subprocess.run(command, cwd=PACKAGE, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise InputError(
+            f"revision {revision}: is not in the git repository of {PACKAGE}; fetch it"
+        ) from None
+    with tarfile.open(fileobj=io.BytesIO(answer.stdout)) as archive:
+        members = {member.name: archive.extractfile(member) for member in archive}
+    return {
+        name.removeprefix("./"): file.read()
+        for name, file in members.items()
+        if file is not None and name.endswith(".py")
+    }
+
+
+@cache
+def data_address(path: str, images: str, on_bad_label: Any) -> str:
+    """SHA-256 of recordings: what is read of them, and all bytes of their pictures.
+
+    Simulated ones that are in no file: of their settings and labels.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    digest = hashlib.sha256()
+    videos = read(path, images=images, on_bad_label=on_bad_label)
+    for video in videos:
+        facts = [video.key, len(video), video.frames.size, video.classes, video.patient]
+        digest.update(json.dumps([*facts, video.region_px]).encode())
+        for frame, labels in sorted(video.labels.items()):
+            digest.update(f"{frame} {len(labels)}\n".encode())
+            for values in _values(labels):
+                digest.update(np.ascontiguousarray(values).tobytes())
+        if isinstance(video.frames, SimulatedFrames):
+            digest.update(video.frames.config.model_dump_json().encode())
+    digest.update(_files_address(_picture_files(videos)).encode())
+    for pixels in _decoded(videos):
+        digest.update(f"{pixels.shape}".encode() + pixels.tobytes())
+    return digest.hexdigest()
+
+
+def _values(labels: Labels) -> tuple[np.ndarray, ...]:
+    return (labels.boxes_xyxy_px, labels.classes, labels.points_px, labels.crowd)
+
+
+def _picture_files(videos: list[Video]) -> list[Path]:
+    """Files that hold the pictures, each once, in order."""
+    return list(dict.fromkeys(Path(path) for video in videos for path in _paths(video.frames)))
+
+
+def _paths(frames: Frames) -> list[str]:
+    match frames:
+        case ImageFrames():
+            return [path for path, _ in frames.pictures]
+        case VideoFrames() | DicomFrames():
+            return [frames.path]
+        case MetaImageFrames():
+            return [str(frames.data)]
+    return []
+
+
+def _decoded(videos: list[Video]) -> Iterator[np.ndarray]:
+    """Some pictures as the readers give them, spread evenly; their code is not in the address."""
+    places = [(video, frame) for video in videos for frame in sorted(video.labels)]
+    places = [place for place in places if not isinstance(place[0].frames, SimulatedFrames)]
+    count = min(_PICTURES_DECODED, len(places))
+    for place in np.linspace(0, len(places) - 1, count).round().astype(int):
+        video, frame = places[place]
+        yield video.frames[frame]
+
+
+def _weights_files(path: Path) -> list[Path]:
+    """As `model.weights.read_weights` finds them."""
+    if not path.is_dir():
+        return [path]
+    own = path / "model.safetensors"  # of a run, which has a checkpoint beside it
+    return [own] if own.is_file() else sorted(path.glob("*.safetensors"))
+
+
+def _files_address(files: list[Path]) -> str:
+    """SHA-256 of their contents, whatever their names."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read ({error.strerror or error})") from None
+    return digest.hexdigest()

@@ -1,0 +1,272 @@
+"""What an experiment is to try, as its YAML file says it. Imports no torch."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pydantic import Field, JsonValue, model_validator
+
+from sonodetr.config import Config, Section
+from sonodetr.config_file import load_config, parse_values, read_yaml
+from sonodetr.files import InputError, closest
+
+Changes = dict[str, JsonValue]  # section.key -> value
+
+
+class TeacherPlan(Section):
+    """Where a teacher comes from: `config` and its `changes`, or `run`."""
+
+    config: str = Field("", description="YAML file; the experiment trains it, with its own seed")
+    changes: Changes = Field({}, description="to that config, as section.key: value")
+    run: str = Field("", description="finished run folder, or folder of a Hugging Face detector")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "TeacherPlan":
+        if bool(self.config) == bool(self.run):
+            raise ValueError("give either config (to train it) or run (a finished one)")
+        if self.run and self.changes:
+            raise ValueError("changes are for a config; a finished run stays as it is")
+        return self
+
+
+class MethodPlan(Section):
+    """A way to train the student."""
+
+    teacher: str = Field("", description="name of a teacher; empty: none")
+    takes: tuple[str, ...] = Field((), description="methods whose tuned numbers are used too")
+    tune: dict[str, tuple[JsonValue, ...]] = Field(
+        {}, description="one key and the values tried for it"
+    )
+    changes: Changes = Field({}, description="to the student's config, as section.key: value")
+    queries: tuple[str, ...] = Field((), description="where it is tried; empty: everywhere")
+
+    @model_validator(mode="after")
+    def _one_number(self) -> "MethodPlan":
+        if len(self.tune) > 1:
+            raise ValueError(
+                f"tune has {len(self.tune)} keys ({', '.join(self.tune)}) but a method tunes one; "
+                "make a method of each, and let the later ones take the earlier"
+            )
+        for key, values in self.tune.items():
+            texts = [json.dumps(value) for value in values]
+            if not texts or len(set(texts)) < len(texts):
+                raise ValueError(f"tune {key} {list(values)}: give different values, one or more")
+        return self
+
+    @property
+    def key(self) -> str:
+        """What is tuned; empty: nothing."""
+        return next(iter(self.tune), "")
+
+    @property
+    def values(self) -> tuple[JsonValue, ...]:
+        """What is tried for it."""
+        return self.tune.get(self.key, ())
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One training that a plan asks for.
+
+    Attributes:
+        queries: setting of the student; None for a teacher.
+        method: its name, or that of a teacher.
+        seed: of the training; a teacher has that of its config.
+        value: tried for what the method tunes; None: the best one, or nothing is tuned.
+    """
+
+    queries: str | None
+    method: str
+    seed: int = 0
+    value: JsonValue = None
+
+
+class Plan(Section):
+    """A whole experiment (docs/experiment.md). Paths are relative to the working folder."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="folder of its results")
+    question: str = Field("", description="what it is to answer, in a sentence")
+    student: str = Field(description="YAML file of the student")
+    changes: Changes = Field({}, description="to it in every run, as section.key: value")
+    teachers: dict[str, TeacherPlan] = Field({}, description="name -> teacher")
+    queries: dict[str, Changes] = Field(
+        {"": {}}, description="settings of the student in which all is tried: name -> changes"
+    )
+    methods: dict[str, MethodPlan] = Field(min_length=1, description="name -> method")
+    baseline: str = Field(description="method to which all others are compared")
+    strongest: tuple[str, ...] = Field(
+        (), description="other baselines; the best of them is compared to as well"
+    )
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="the first one tunes")
+    test: dict[str, str] = Field(
+        {"standard": "test"},
+        description="what is looked at when all is trained: name -> test, or a folder of the data",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Plan":
+        if not self.queries or not self.test:
+            raise ValueError("queries and test need one entry or more, or leave them out")
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds {list(self.seeds)}: give different ones, 0 or more")
+        for name, method in self.methods.items():
+            self._check_method(name, method)
+        for key, names in (("baseline", (self.baseline,)), ("strongest", self.strongest)):
+            for name in names:
+                if name not in self.methods:
+                    raise ValueError(f"{key} {name!r} is no method; {closest(name, self.methods)}")
+        missing = set(self.queries) - set(self.queries_of(self.baseline))
+        if missing:
+            raise ValueError(
+                f"baseline {self.baseline!r} is not tried with queries {', '.join(sorted(missing))}"
+            )
+        return self
+
+    def _check_method(self, name: str, method: MethodPlan) -> None:
+        where = f"method {name!r}"
+        if method.teacher and method.teacher not in self.teachers:
+            raise ValueError(
+                f"{where}: teacher {method.teacher!r} is not among teachers; "
+                f"{closest(method.teacher, self.teachers)}"
+            )
+        for queries in method.queries:
+            if queries not in self.queries:
+                raise ValueError(
+                    f"{where}: queries {queries!r} are not among queries; "
+                    f"{closest(queries, self.queries)}"
+                )
+        for other in method.takes:
+            if other not in self.methods:
+                raise ValueError(
+                    f"{where} takes {other!r}, which is no method; {closest(other, self.methods)}"
+                )
+            if not self.methods[other].tune:
+                raise ValueError(f"{where} takes {other!r}, which tunes nothing; leave it out")
+            absent = set(self.queries_of(name)) - set(self.queries_of(other))
+            if absent:
+                raise ValueError(
+                    f"{where} takes {other!r}, which is not tried with queries "
+                    f"{', '.join(sorted(absent))}; limit its queries too"
+                )
+        if name in self._taken(name):
+            raise ValueError(f"{where} takes its own number, through {', '.join(method.takes)}")
+        if not method.teacher and method.key.startswith("distill."):
+            raise ValueError(f"{where} tunes {method.key} but has no teacher; name one")
+
+    def _taken(self, name: str) -> set[str]:
+        """All methods that must be tuned before this one, at any distance."""
+        found: set[str] = set()
+        ahead = [*self.methods[name].takes]
+        while ahead:
+            other = ahead.pop()
+            if other not in found and other in self.methods:
+                found.add(other)
+                ahead += self.methods[other].takes
+        return found
+
+    def queries_of(self, method: str) -> tuple[str, ...]:
+        """Settings in which a method is tried, in the order of the plan."""
+        only = self.methods[method].queries
+        return tuple(name for name in self.queries if not only or name in only)
+
+    @property
+    def configurations_tried(self) -> int:
+        """How many were compared on validation data, so that readers can judge the luck in it."""
+        return sum(
+            len(method.values) * len(self.queries_of(name)) for name, method in self.methods.items()
+        )
+
+    def units(self) -> Iterator[Unit]:
+        """All trainings, each once: teachers, then for each queries tuning before repetition."""
+        for name, teacher in self.teachers.items():
+            if teacher.config:
+                yield Unit(None, name)
+        for queries in self.queries:
+            mine = {
+                name: each
+                for name, each in self.methods.items()
+                if queries in self.queries_of(name)
+            }
+            for name, method in mine.items():
+                for value in method.values:
+                    yield Unit(queries, name, self.seeds[0], value)
+            for seed in self.seeds:
+                for name, method in mine.items():
+                    if not (method.tune and seed == self.seeds[0]):  # one of those that tuned
+                        yield Unit(queries, name, seed)
+
+    def teacher_config(self, name: str) -> Config:
+        """Of a teacher that is to be trained.
+
+        Raises:
+            InputError: a key or value is not allowed.
+        """
+        teacher = self.teachers[name]
+        return load_config(teacher.config, _words(teacher.changes))
+
+    def student_config(
+        self,
+        queries: str,
+        method: str,
+        seed: int,
+        numbers: Mapping[str, JsonValue],
+        teacher: str = "",
+    ) -> Config:
+        """Of a run of a method.
+
+        Args:
+            numbers: what is tuned, by key.
+            teacher: folder.
+
+        Raises:
+            InputError: a key or value is not allowed.
+        """
+        changes = self.changes | self.queries[queries] | self.methods[method].changes
+        own: Changes = {"seed": seed, "distill.teacher": teacher}
+        return load_config(self.student, _words({**changes, **numbers, **own}))
+
+
+def load_plan(path: str | os.PathLike[str]) -> Plan:
+    """Read an experiment and check every config that it will lead to.
+
+    Raises:
+        InputError: the file cannot be parsed, a key or value is not allowed, or names do not fit
+            together; the line says which.
+    """
+    plan = parse_values(Plan, read_yaml(path), str(path))
+    try:
+        for name, teacher in plan.teachers.items():
+            if teacher.config:
+                plan.teacher_config(name)
+        for name in plan.methods:
+            for queries in plan.queries_of(name):
+                _check_configs(plan, queries, name)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return plan
+
+
+def _check_configs(plan: Plan, queries: str, name: str) -> None:
+    """What is not tuned yet stands at its first value."""
+    method = plan.methods[name]
+    where = f"method {name!r}" + (f" with queries {queries!r}" if queries else "")
+    taken = {plan.methods[other].key: plan.methods[other].values[0] for other in method.takes}
+    tried = [{method.key: value} for value in method.values] or [{}]
+    for numbers in tried:
+        try:
+            config = plan.student_config(queries, name, 0, taken | numbers, method.teacher)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        terms = config.distill
+        weights = (terms.encoder, terms.decoder, terms.cross, terms.detections, terms.memory)
+        if method.teacher and not any(term.weight for term in (*weights, terms.cells)):
+            raise InputError(
+                f"{where}: has a teacher but no loss of it a weight; "
+                "set or tune for example distill.encoder.weight"
+            )
+
+
+def _words(changes: Mapping[str, JsonValue]) -> list[str]:
+    """As the command line takes them."""
+    return [f"{key}={json.dumps(value)}" for key, value in changes.items()]

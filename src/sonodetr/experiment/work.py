@@ -1,0 +1,275 @@
+"""Which trainings of a plan are done, which can be done now, and doing the next that is free.
+
+Any number of processes may work on one folder, for one plan or for several: each takes a lock on
+the run that it trains, which ends with the process. A run lies under its address, so that whoever
+comes to the same one finds it; a killed one is resumed to the same bits.
+
+    OUT/runs/SLUG-ADDRESS          run folders, as `train` leaves them
+    OUT/runs/SLUG-ADDRESS.json     what the address is made of
+    OUT/runs/SLUG-ADDRESS.log      what the training said
+    OUT/targets/KEY                what teachers say of the data, for all students
+    OUT/locks/ADDRESS              held by whoever trains it
+"""
+
+import fcntl
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from sonodetr.config import Config
+from sonodetr.config_file import config_from_run
+from sonodetr.experiment.address import SHORT, address, data_address, facts_of
+from sonodetr.experiment.plan import Plan, Unit
+from sonodetr.files import InputError, write_json
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+# Of the student, what decides which maps are kept and on which grid.
+_SHAPE = {"backbone", "encoder_layers", "decoder_layers", "num_heads"}
+State = Literal["done", "running", "ready", "waiting"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        slug: its words, for people.
+        config: without the name.
+        teacher: fingerprint; empty without one.
+        address: of its result.
+    """
+
+    slug: str
+    config: Config
+    teacher: str
+    address: str
+
+
+class Experiment:
+    """The runs of a plan below a folder.
+
+    Args:
+        plan: what is to be trained.
+        out: folder that may be shared by several experiments.
+    """
+
+    def __init__(self, plan: Plan, out: Path) -> None:
+        self.plan, self.out = plan, out
+        self._runs: dict[Unit, Run] = {}
+        self._finished: set[str] = set()
+
+    def run(self, unit: Unit) -> Run | str:
+        """The run of a unit, or what it waits for.
+
+        Raises:
+            InputError: data, weights or a teacher cannot be read.
+        """
+        if unit not in self._runs:
+            found = self._find(unit)
+            if isinstance(found, str):
+                return found
+            self._runs[unit] = found
+        return self._runs[unit]
+
+    def folder(self, run: Run) -> Path:
+        """Where it lies, or is to lie; another experiment may have named it otherwise."""
+        short = run.address[:SHORT]
+        own = self.out / "runs" / f"{run.slug}-{short}"
+        if own.is_dir():
+            return own
+        others = (path for path in self.out.glob(f"runs/*-{short}") if path.is_dir())
+        return next(others, own)
+
+    def finished(self, run: Run) -> bool:
+        """Whether it is trained to the end."""
+        if run.address not in self._finished:
+            if not (self.folder(run) / "last.safetensors").is_file():
+                return False
+            self._finished.add(run.address)
+        return True
+
+    def state(self, unit: Unit) -> tuple[State, Run | str]:
+        """How far a unit is, and its run or what it waits for."""
+        run = self.run(unit)
+        if isinstance(run, str):
+            return "waiting", run
+        if self.finished(run):
+            return "done", run
+        return ("running" if self._taken(run) else "ready"), run
+
+    def tuned(self, queries: str, method: str) -> JsonValue:
+        """The value with the best validation AP, the first of equals; None while one is not done,
+        and for a method that tunes nothing."""
+        scores = []
+        for value in self.plan.methods[method].values:
+            run = self.run(Unit(queries, method, self.plan.seeds[0], value))
+            if isinstance(run, str) or not self.finished(run):
+                return None
+            scores.append((validation_ap(self.folder(run)), value))
+        return max(scores, key=lambda score: score[0])[1] if scores else None
+
+    def teacher(self, name: str) -> Path | None:
+        """The folder of a teacher; None while it is not trained."""
+        teacher = self.plan.teachers[name]
+        if teacher.run:
+            return Path(teacher.run)
+        run = self.run(Unit(None, name))
+        if isinstance(run, str) or not self.finished(run):
+            return None
+        return self.folder(run)
+
+    def work(self) -> Iterator[tuple[Path, bool]]:
+        """Train what is ready, one after another, until all is done.
+
+        Waits while other processes train what the rest needs.
+
+        Yields:
+            A run folder and False before its training, the same and True after it.
+
+        Raises:
+            InputError: a run cannot be trained; the line names it.
+        """
+        while True:
+            left = 0
+            for unit in self.plan.units():
+                state, run = self.state(unit)
+                if isinstance(run, str) or state != "ready":
+                    left += state != "done"
+                    continue
+                left += 1
+                with _held(self._lock(run)) as own:
+                    if own and not self.finished(run):
+                        folder = self.folder(run)
+                        yield folder, False
+                        train_run(run, folder)
+                        yield folder, True
+                        break  # more may be ready now that comes before the rest
+            else:
+                if not left:
+                    return
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def _find(self, unit: Unit) -> Run | str:
+        plan = self.plan
+        if unit.queries is None:
+            return self._made(f"teacher-{unit.method}", plan.teacher_config(unit.method), "")
+        method = plan.methods[unit.method]
+        numbers: dict[str, JsonValue] = {}
+        for name in (*method.takes, *([unit.method] if method.tune and unit.value is None else [])):
+            best = self.tuned(unit.queries, name)
+            if best is None:
+                return f"the tuning of {name}"
+            numbers[plan.methods[name].key] = best
+        if unit.value is not None:
+            numbers[method.key] = unit.value
+        teacher = self.teacher(method.teacher) if method.teacher else None
+        if method.teacher and teacher is None:
+            return f"teacher {method.teacher}"
+        words = (unit.queries, unit.method, *map(_word, numbers.values()), f"seed{unit.seed}")
+        config = plan.student_config(
+            unit.queries, unit.method, unit.seed, numbers, str(teacher or "")
+        )
+        return self._made("-".join(words), config, str(teacher or ""))
+
+    def _made(self, words: str, config: Config, teacher: str) -> Run:
+        fingerprint = _fingerprint(teacher) if teacher else ""
+        if teacher and config.data.augment.views:
+            cache = str(self.out / "targets" / _targets_key(config, fingerprint))
+            distill = config.distill.model_copy(update={"cache": cache})
+            config = config.model_copy(update={"distill": distill})
+        slug = re.sub(r"[^A-Za-z0-9.]+", "-", words).strip("-")
+        return Run(slug, config, fingerprint, address(facts_of(config, fingerprint)))
+
+    def _lock(self, run: Run) -> Path:
+        return self.out / "locks" / run.address[:SHORT]
+
+    def _taken(self, run: Run) -> bool:
+        if not self._lock(run).exists():
+            return False
+        with _held(self._lock(run)) as free:
+            return not free
+
+
+def train_run(run: Run, folder: Path) -> None:
+    """Train a run in its folder, from its checkpoint if there is one.
+
+    Raises:
+        InputError: it cannot be trained; the line names it.
+    """
+    from sonodetr.training.fit import train
+
+    begun = (folder / "config.yaml").is_file()  # perhaps with other neutral settings
+    config = (
+        config_from_run(folder) if begun else run.config.model_copy(update={"name": folder.name})
+    )
+    write_json(folder.with_name(f"{folder.name}.json"), facts_of(run.config, run.teacher))
+    with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
+        try:
+            with redirect_stdout(log), redirect_stderr(log):
+                train(config, folder.parent, resume=folder.is_dir())
+        except InputError as error:
+            raise InputError(f"{folder.name}: {error}") from None
+
+
+def validation_ap(folder: Path) -> float:
+    """Of the best weights of a finished run; 0 where it found nothing."""
+    from sonodetr.training.run import read_info
+
+    return float(read_info(folder).validation["ap"] or 0.0)
+
+
+@cache
+def _fingerprint(teacher: str) -> str:
+    from sonodetr.training.teachers import open_teacher
+
+    return open_teacher(teacher).fingerprint
+
+
+def _targets_key(config: Config, teacher: str) -> str:
+    """Short hash of all that a teacher's kept answers depend on.
+
+    They are the same for all seeds, labels and weights of losses. Batches matter, as the last bits
+    of an answer may depend on how many clips are asked about together.
+    """
+    data = config.data
+    facts = [
+        data.model_dump(mode="json", exclude={"path", "images", "on_bad_label", "labelled"}),
+        data_address(data.path, data.images, data.on_bad_label),
+        None if data.split.by_folder else config.seed,
+        config.train.batch_size,
+        config.model.model_dump(mode="json", include=_SHAPE),
+        {
+            name: [term.weight > 0, getattr(term, "layers", None)]
+            for name in ("encoder", "decoder", "cross", "memory", "cells")
+            for term in [getattr(config.distill, name)]
+        },
+        config.distill.model_dump(mode="json", include={"heads", "time"}),
+        teacher,
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:SHORT]
+
+
+def _word(value: JsonValue) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[bool]:
+    """Hold a lock that ends with the process; False: another has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
