@@ -140,13 +140,13 @@ def test_a_table_is_corrected_as_a_whole_and_says_what_cannot_be_told():
             {"plain": 0.30, "good": 0.36, "same": 0.301, "bad": 0.2}.items(), noise, strict=True
         )
     }
-    teachers = {"2D": Estimate((0.5,), np.full(9999, 0.5))}
+    methods[None, "2D"] = Estimate((0.5,), np.full(9999, 0.5))
     pairs = [
         Pair("anchor", "good", "plain", "2D"),
         Pair("anchor", "same", "plain", "2D"),
         Pair("anchor", "bad", "plain"),
     ]
-    good, same, bad = compare(pairs, methods, teachers)
+    good, same, bad = compare(pairs, methods)
     assert good.verdict == "better"
     assert good.difference.value == pytest.approx(0.06)
     assert good.gap_closed.value == pytest.approx(0.3)

@@ -15,7 +15,7 @@ AP is counted anew from every draw of recordings, run by run, and then averaged 
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -221,15 +221,14 @@ class Pair:
 
 def compare(
     pairs: Sequence[Pair],
-    methods: dict[tuple[str, str], Estimate],
-    teachers: dict[str, Estimate],
+    methods: Mapping[tuple[str | None, str], Estimate],
 ) -> list[Comparison]:
     """Every difference of a table, corrected for as many tests as it has rows.
 
     Args:
         pairs: the rows, all of them: choosing among them afterwards would undo the correction.
-        methods: (queries, method) -> its figure, on the same draws of recordings.
-        teachers: name -> its figure, on the same draws.
+        methods: (queries, method) -> its figure, all on the same draws of recordings; (None, name)
+            is a teacher's.
     """
     differences = [
         difference(methods[pair.queries, pair.method], methods[pair.queries, pair.against])
@@ -248,7 +247,7 @@ def compare(
             gap_closed(
                 methods[pair.queries, pair.method],
                 methods[pair.queries, pair.against],
-                teachers[pair.teacher],
+                methods[None, pair.teacher],
             )
             if pair.teacher
             else None,
