@@ -160,9 +160,11 @@ def detection_rows(detections: Detections) -> list[dict[str, Any]]:
     """
     rows = detections.to_dict()["detections"]
     if detections.points_px is not None:
-        angles = shaft_angles_deg(detections.points_px, detections.spacing_mm)
-        for row, points_px, angle in zip(rows, detections.points_px, angles, strict=True):
-            if not np.isfinite(points_px).all():
+        known = np.isfinite(detections.points_px).all((1, 2))
+        points_px = np.where(known[:, None, None], detections.points_px, np.float32(np.nan))
+        angles = shaft_angles_deg(points_px, detections.spacing_mm)
+        for row, both, angle in zip(rows, known, angles, strict=True):
+            if not both:
                 del row["points_px"]
             elif np.isfinite(angle):
                 row["angle_deg"] = round(float(angle), 1)

@@ -13,7 +13,6 @@ from functools import partial
 from http import HTTPStatus
 from importlib import resources
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -67,17 +66,14 @@ class Access(NamedTuple):
         allowed = {f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower()}
         if len(origins) > 1 or any(origin.lower() not in allowed for origin in origins):
             return Refusal(HTTPStatus.FORBIDDEN, "Only the viewer's own page may connect.\n")
-        address = urlsplit(request.path)
-        if self.token is not None:
-            given = parse_qs(address.query, max_num_fields=8).get("token", [""])
-            if not secrets.compare_digest(given[0].encode(), self.token.encode()):
-                return Refusal(
-                    HTTPStatus.FORBIDDEN,
-                    "Open the whole address that was printed, with its token.\n",
-                )
+        path, _, query = request.path.partition("?")
+        if self.token is not None and not secrets.compare_digest(query, f"token={self.token}"):
+            return Refusal(
+                HTTPStatus.FORBIDDEN, "Open the whole address that was printed, with its token.\n"
+            )
         if request.method != "GET":
             return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "Only GET is answered.\n")
-        if address.path not in (PAGE, FRAMES):
+        if path not in (PAGE, FRAMES):
             return Refusal(HTTPStatus.NOT_FOUND, "There is no such page.\n")
         return None
 
@@ -203,7 +199,7 @@ def serve_pages(
             refusal = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text)
         if refusal is not None:
             return _secured(connection.respond(*refusal), "default-src 'none'")
-        if urlsplit(request.path).path == FRAMES:
+        if request.path.partition("?")[0] == FRAMES:
             sockets[connection] = True
             return None
         return _page(connection, page, request.headers["Host"])
