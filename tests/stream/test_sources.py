@@ -104,6 +104,7 @@ def test_a_camera_that_goes_and_comes_back(plugged):
     assert [each.part for each in captured] == [0, 0, 0, 1, 1]
     assert captured[0].frame.time_s == 0.0
     assert (camera.name, camera.live, camera.rate_hz) == ("camera:0", True, 25.0)
+    assert camera.lost == 1
     assert first.released
     assert second.released
 
@@ -118,6 +119,7 @@ def test_a_camera_in_the_pipeline(plugged):
     timer.join()
     assert counts["captured"] == counts["found"] + counts["dropped"] == 2
     assert sink.indices[-1] == 1
+    assert counts["connections_lost"] == 1
 
 
 def test_a_camera_that_names_no_rate(plugged):

@@ -53,7 +53,8 @@ class Source(Protocol):
         name: to show; never holds patient text.
         live: the newest frame wins; otherwise every frame is looked at.
         rate_hz: frames a second where known.
-        playback: how a paced recording is paused and moved; sources without it may leave it out.
+        playback: how a paced recording is paused and moved; others may leave it out.
+        lost: how often the connection was lost; those without one may leave it out.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Sink(Protocol):
         name: to show.
         every_frame: with a recording, the pipeline waits for this sink rather than drop a frame (as
             files want it); sinks that never make it wait may leave it out.
+        dropped: how many results somebody behind it did not take; others may leave it out.
     """
 
     name: str

@@ -141,7 +141,12 @@ class Pipeline:
         """
         region = self._look.region
         counts = self._counters.snapshot(fresh=fresh)
-        return counts | {"region": region if isinstance(region, str) else list(region)}
+        for outlet in self._outlets:
+            counts["sinks"][outlet.name]["not_taken"] = getattr(outlet.sink, "dropped", 0)
+        return counts | {
+            "region": region if isinstance(region, str) else list(region),
+            "connections_lost": getattr(self.source, "lost", 0),
+        }
 
     def run(
         self, stop: Event, watch: Callable[[dict[str, Any]], None] | None = None

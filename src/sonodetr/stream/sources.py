@@ -115,6 +115,9 @@ class Camera:
     Args:
         number: as OpenCV counts them, from 0.
 
+    Attributes:
+        lost: how often it went away.
+
     Raises:
         InputError: it cannot be opened.
     """
@@ -123,7 +126,7 @@ class Camera:
 
     def __init__(self, number: int) -> None:
         self.name = f"camera:{number}"
-        self._number = number
+        self._number, self.lost = number, 0
         self._device = _open_camera(number)
         if self._device is None:
             raise InputError(
@@ -135,7 +138,7 @@ class Camera:
 
     def frames(self, stop: Event) -> Iterator[Captured]:
         """As `Source.frames`."""
-        index = part = 0
+        index = 0
         first_s: float | None = None
         try:
             while not stop.is_set():
@@ -148,12 +151,12 @@ class Camera:
                 if not good:
                     self._device.release()
                     self._device = None
-                    part += 1
+                    self.lost += 1
                     continue
                 first_s = captured_s if first_s is None else first_s
                 if picture.ndim == 3:
                     picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-                yield Captured(Frame(picture, index, captured_s - first_s), captured_s, part)
+                yield Captured(Frame(picture, index, captured_s - first_s), captured_s, self.lost)
                 index += 1
         finally:
             if self._device is not None:

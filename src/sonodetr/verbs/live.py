@@ -1,5 +1,6 @@
 """`sonodetr live`."""
 
+import logging
 import math
 import shutil
 import sys
@@ -175,21 +176,28 @@ def _run(
     stop = threading.Event()
     status = _Status(pipeline.source.name, stop, seconds)
     started_s = time.monotonic()
+    logging.getLogger("sonodetr").addHandler(status)
+    whole = False
     try:
-        pipeline.run(stop, status.show)
+        status.show(pipeline.run(stop, status.show))
+        whole = True
+    except KeyboardInterrupt:
+        status.show(pipeline.snapshot())  # or nobody would be told of a sink that failed
+        raise
     finally:
-        counts = pipeline.snapshot(fresh=True)
-        status.show(counts)
+        logging.getLogger("sonodetr").removeHandler(status)
         status.clear()
-        if counts["captured"]:
+        counts = pipeline.snapshot(fresh=True)
+        if whole or counts["captured"]:
             result |= counts | {"seconds": round(time.monotonic() - started_s, 3)}
             answer(result, json_out, "\n".join(_summary(counts)))
 
 
-class _Status:
-    """The line that shows how it goes, on a terminal; and what a user must know, anywhere."""
+class _Status(logging.Handler):
+    """The line that shows how it goes, on a terminal; and warnings, anywhere."""
 
     def __init__(self, source: str, stop: threading.Event, seconds: float | None) -> None:
+        super().__init__(logging.WARNING)
         self._source, self._stop = source, stop
         self._end_s = math.inf if seconds is None else time.monotonic() + seconds
         self._next_s = 0.0
@@ -204,12 +212,20 @@ class _Status:
         for warning in _warnings(counts, self._source):
             if warning not in self._said:
                 self._said.add(warning)
-                self.clear()
-                print(f"sonodetr: warning: {warning}", file=sys.stderr, flush=True)
+                self.warn(warning)
         if self._terminal and now_s >= self._next_s:
             self._next_s = now_s + _STATUS_PERIOD_S
             line = _line(counts)[: shutil.get_terminal_size().columns - 1]
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Say something that stays."""
+        start = "\r\x1b[K" if self._terminal else ""
+        print(f"{start}sonodetr: warning: {text}", file=sys.stderr, flush=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """What sources and sinks log; comes from any thread."""
+        self.warn(self.format(record))
 
     def clear(self) -> None:
         """Take the line away."""
@@ -251,5 +267,8 @@ def _summary(counts: dict[str, Any]) -> list[str]:
     """What became of all frames: a line for the model, and one for each sink."""
     lines = [_line(counts)]
     for name, sink in counts["sinks"].items():
-        lines.append(f"{name}: {sink['delivered']} delivered, {sink['dropped']} dropped")
+        missed = f", {sink['not_taken']} not taken" if sink["not_taken"] else ""
+        lines.append(f"{name}: {sink['delivered']} delivered, {sink['dropped']} dropped{missed}")
+    if counts["connections_lost"]:
+        lines.append(f"connections lost: {counts['connections_lost']}")
     return lines
