@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 import pytest
 
+from sonodetr.draw import draw
 from sonodetr.files import InputError
 from sonodetr.formats.openigtlink import (
     flat_matrix,
@@ -31,7 +32,7 @@ from sonodetr.stream.openigtlink import (
     IgtlServerSource,
     parse_address,
 )
-from sonodetr.types import Detections, Frame, Region, Spacing
+from sonodetr.types import Detections, Frame, Spacing
 
 # A plane turned in space: columns go up, rows to the right.
 TURNED = np.array([[0, 0.5, 0, 3], [0, 0, 1, 5], [0.25, 0, 0, 7], [0, 0, 0, 1.0]])
@@ -203,7 +204,7 @@ def found(count: int = 2, *, spacing: bool = False, matrix: np.ndarray | None = 
         11,
         0.5,
         Spacing(0.5, 0.25) if spacing else None,
-        Region(1, 1, 6, 4),
+        None,
         matrix,
     )
     return Result(frame, detections, detections, time.monotonic(), time.monotonic())
@@ -221,9 +222,8 @@ points, picture = got["SonoDETR_Points"], got["SonoDETR_Image"]
 print(json.dumps({
     "text": json.loads(got["SonoDETR_Detections"].string),
     "names": points.names, "groups": points.groups, "positions": points.positions,
-    "owners": points.owners, "shape": picture.image.shape, "corner": picture.image[0, 0].tolist(),
-    "inside": picture.image[0, 2, 3].tolist(), "matrix": picture.ijk_to_world_matrix.tolist(),
-    "system": picture.world_coordinate_system,
+    "owners": points.owners, "shape": picture.image.shape,
+    "matrix": picture.ijk_to_world_matrix.tolist(), "system": picture.world_coordinate_system,
     "times": [message.timestamp for message in got.values()],
 }), flush=True)
 sys.stdin.read()
@@ -252,7 +252,6 @@ def check_received(process: subprocess.Popen, sink: IgtlClientSink | IgtlServerS
     ]
     assert got["owners"] == ["SonoDETR_Image"] * 4
     assert got["shape"] == [1, 5, 7, 3]
-    assert got["corner"] == [[0, 0, 0]] * 7  # outside the region, and no box is drawn there
     assert got["system"] == "ras"
     assert np.allclose(got["matrix"], TURNED)
     assert max(got["times"]) == min(got["times"])
@@ -311,13 +310,11 @@ def test_more_detections_than_a_string_holds() -> None:
     assert len(values["detections"]) >= 250
 
 
-def test_region_alone_is_sent_unless_asked() -> None:
-    result = found(0)
-    shut = np.frombuffer(contents(messages_of(result))[3], np.uint8, offset=72).reshape(5, 7, 3)
-    assert (shut[1:4, 1:6] == 40).all()
-    assert shut.sum() == 40 * 3 * 5 * 3
-    messages = messages_of(result, show_outside=True)
-    assert (np.frombuffer(contents(messages)[3], np.uint8, offset=72) == 40).all()
+def test_picture_is_sent_with_what_was_found_in_it() -> None:
+    result = found(2, matrix=TURNED)
+    pixels = np.frombuffer(contents(messages_of(result))[3], np.uint8, offset=72)
+    drawn = draw(result.frame, result.detections, show_outside=True)
+    assert np.array_equal(pixels.reshape(5, 7, 3), drawn)
 
 
 def test_other_messages_are_skipped_and_status_is_answered() -> None:

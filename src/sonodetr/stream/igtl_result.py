@@ -29,12 +29,12 @@ IMAGE, POINTS, OUTLINES, TEXT = (
 )
 
 
-def messages_of(result: Result, *, show_outside: bool = False) -> list[bytes]:
+def messages_of(result: Result) -> list[bytes]:
     """STRING, POINT, POLYDATA and IMAGE, in this order and with the same time: the capture's.
 
     Args:
         result: its frame's `ijk_to_ras_mm` is where they lie, or a plane of ours if it has none.
-        show_outside: keep what lies around the ultrasound region in the IMAGE.
+            The pipeline has blacked out what lies around the ultrasound region.
     """
     frame, detections = result.frame, result.detections
     matrix = frame.ijk_to_ras_mm
@@ -45,7 +45,7 @@ def messages_of(result: Result, *, show_outside: bool = False) -> list[bytes]:
     # The OpenIGTLink library does not unpack a message without content, and 3D Slicer would go on
     # showing the last tip; one with metadata it does unpack.
     empty = None if points else {"points": "none were found"}
-    picture = draw(frame, detections, show_outside=show_outside)
+    picture = draw(frame, detections, show_outside=True)
     return [
         pack("STRING", TEXT, string_content(_json(detections)), time_s=time_s),
         pack("POINT", POINTS, points, time_s=time_s, metadata=empty),

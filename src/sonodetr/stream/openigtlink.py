@@ -183,9 +183,8 @@ class IgtlServerSource:
 class _Sink:
     """What both sinks do with a result."""
 
-    def __init__(self, name: str, show_outside: bool) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._show_outside = show_outside
         self._outlet: Outlet | None = None
 
     @property
@@ -200,15 +199,14 @@ class _Sink:
 
     def _deliver(self, result: Result) -> None:
         assert self._outlet is not None
-        wanted = self._outlet.wanted
-        self._outlet.send(messages_of(result, show_outside=self._show_outside) if wanted else [])
+        self._outlet.send(messages_of(result) if self._outlet.wanted else [])
 
 
 class IgtlClientSink(_Sink):
     """Sends results to an OpenIGTLink server, such as 3D Slicer; connects again when it is lost."""
 
-    def __init__(self, host: str, port: int, *, show_outside: bool = False) -> None:
-        super().__init__(shown("igtl", host, port), show_outside)
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(shown("igtl", host, port))
         self._where = host, port
 
     @contextmanager
@@ -232,11 +230,9 @@ class IgtlServerSink(_Sink):
         InputError: other computers could connect and none is named.
     """
 
-    def __init__(
-        self, host: str, port: int, allowed: tuple[str, ...] = (), *, show_outside: bool = False
-    ) -> None:
+    def __init__(self, host: str, port: int, allowed: tuple[str, ...] = ()) -> None:
         self._address = checked_listener(host, port, allowed)
-        super().__init__(shown("igtl-listen", self._address.host, port), show_outside)
+        super().__init__(shown("igtl-listen", self._address.host, port))
         self.port = port
 
     @contextmanager
