@@ -39,17 +39,15 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     >>> load_config("configs/nerves.yaml", ["train.epochs=3"]).train.epochs  # doctest: +SKIP
     3
     """
-    values = read_yaml(path)
-    for word in overrides:
-        _override(values, word)
-    return parse_config(_expand(values), str(path))
+    return parse_config(read_yaml(path, overrides), str(path))
 
 
-def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The blocks of a YAML file.
+def read_yaml(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The blocks of a YAML file, with `section.key=value` overrides and what the environment says.
 
     Raises:
-        InputError: the file is missing, cannot be parsed, or holds something else.
+        InputError: the file is missing, cannot be parsed, or holds something else; or an override
+            or a variable is not as it must be.
     """
     source = existing_file(path)
     try:
@@ -62,7 +60,9 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     if not isinstance(values, dict):
         raise InputError(f"{source}: must hold 'section:' blocks, but is a {type(values).__name__}")
-    return values
+    for word in overrides:
+        _override(values, word)
+    return _expand(values)
 
 
 def parse_config(values: dict[str, Any], where: str = "config") -> Config:

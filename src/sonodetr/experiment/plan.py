@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -40,6 +41,9 @@ class MethodPlan(Section):
     )
     changes: Changes = Field({}, description="to the student's config, as section.key: value")
     queries: tuple[str, ...] = Field((), description="where it is tried; empty: everywhere")
+    against: tuple[str, ...] = Field(
+        (), description="methods it is compared to; empty: the baseline and the strongest"
+    )
 
     @model_validator(mode="after")
     def _one_number(self) -> "MethodPlan":
@@ -87,6 +91,9 @@ class Plan(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="folder of its results")
     question: str = Field("", description="what it is to answer, in a sentence")
+    prepare: tuple[str, ...] = Field(
+        (), description="commands that make the data; the report shows them"
+    )
     student: str = Field(description="YAML file of the student")
     changes: Changes = Field({}, description="to it in every run, as section.key: value")
     teachers: dict[str, TeacherPlan] = Field({}, description="name -> teacher")
@@ -136,23 +143,26 @@ class Plan(Section):
                     f"{where}: queries {queries!r} are not among queries; "
                     f"{closest(queries, self.queries)}"
                 )
+        for key, others in (("takes", method.takes), ("against", method.against)):
+            for other in others:
+                self._check_other(f"{where}: {key} {other!r}", name, other)
         for other in method.takes:
-            if other not in self.methods:
-                raise ValueError(
-                    f"{where} takes {other!r}, which is no method; {closest(other, self.methods)}"
-                )
             if not self.methods[other].tune:
                 raise ValueError(f"{where} takes {other!r}, which tunes nothing; leave it out")
-            absent = set(self.queries_of(name)) - set(self.queries_of(other))
-            if absent:
-                raise ValueError(
-                    f"{where} takes {other!r}, which is not tried with queries "
-                    f"{', '.join(sorted(absent))}; limit its queries too"
-                )
         if name in self._taken(name):
             raise ValueError(f"{where} takes its own number, through {', '.join(method.takes)}")
         if not method.teacher and method.key.startswith("distill."):
             raise ValueError(f"{where} tunes {method.key} but has no teacher; name one")
+
+    def _check_other(self, where: str, name: str, other: str) -> None:
+        """A method can only be set beside one that is tried wherever it is."""
+        if other not in self.methods:
+            raise ValueError(f"{where} is no method; {closest(other, self.methods)}")
+        absent = [each for each in self.queries_of(name) if each not in self.queries_of(other)]
+        if absent:
+            raise ValueError(
+                f"{where} is not tried with queries {', '.join(absent)}; limit its queries too"
+            )
 
     def _taken(self, name: str) -> set[str]:
         """All methods that must be tuned before this one, at any distance."""
@@ -227,18 +237,23 @@ class Plan(Section):
         return load_config(self.student, _words({**changes, **numbers, **own}))
 
 
-def load_plan(path: str | os.PathLike[str]) -> Plan:
-    """Read an experiment and check every config that it will lead to.
+def load_plan(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Plan:
+    """Read an experiment, apply `section.key=value` overrides, check every config it leads to.
 
     Raises:
         InputError: the file cannot be parsed, a key or value is not allowed, or names do not fit
             together; the line says which.
     """
-    plan = parse_values(Plan, read_yaml(path), str(path))
+    plan = parse_values(Plan, read_yaml(path, overrides), str(path))
     try:
         for name, teacher in plan.teachers.items():
             if teacher.config:
                 plan.teacher_config(name)
+            elif not Path(teacher.run).is_dir():
+                raise InputError(
+                    f"teacher {name!r}: {teacher.run}: no such folder; train it first, or give "
+                    "config instead of run"
+                )
         for name in plan.methods:
             for queries in plan.queries_of(name):
                 _check_configs(plan, queries, name)

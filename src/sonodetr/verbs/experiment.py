@@ -1,23 +1,50 @@
 """`sonodetr experiment`."""
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sonodetr.files import InputError
 from sonodetr.verbs.answers import Json, Stopped, answer
+
+if TYPE_CHECKING:
+    from sonodetr.experiment.plan import Plan
 
 
 def experiment(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the experiment")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="changes to the experiment"),
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="folder of all runs; experiments that share it share runs")
     ] = Path("runs/experiments"),
     workers: Annotated[int, typer.Option(min=1, help="processes that train side by side")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="threads of each")] = 1,
     listed: Annotated[
-        bool, typer.Option("--list", help="only show what is done, running and waiting")
+        bool, typer.Option("--list", help="only show what is done, running, ready and waiting")
     ] = False,
+    adopt: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="only take in finished runs of the same code, from a run folder "
+            "or a folder of them",
+        ),
+    ] = None,
+    trained_at: Annotated[
+        str,
+        typer.Option(
+            metavar="REVISION", help="with --adopt: their code, where run.json does not name it"
+        ),
+    ] = "",
+    results: Annotated[
+        Path | None, typer.Option(help="folder for the results  [default: OUT/results/NAME]")
+    ] = None,
     json_out: Json = "",
 ) -> None:
     """Train teachers and students, method by method and seed by seed, and compare them.
@@ -30,29 +57,67 @@ def experiment(
     Examples:
       sonodetr experiment configs/experiments/paper.yaml --list
       sonodetr experiment configs/experiments/paper.yaml --workers 2
+      sonodetr experiment configs/experiments/paper.yaml "seeds=[0, 1]" --out runs/short
+      sonodetr experiment configs/experiments/ablation.yaml --adopt runs/distillation
     """
     from sonodetr.experiment.plan import load_plan
+
+    plan = load_plan(config, overrides or ())
+    if trained_at and not adopt:
+        raise InputError("--trained-at says what --adopt cannot know; give both")
+    if adopt:
+        return _adopt(adopt, out, trained_at, json_out)
+    if listed:
+        return _list(plan, out, json_out)
+    from sonodetr.experiment.finish import finished_experiment
     from sonodetr.experiment.pool import train_all
+    from sonodetr.experiment.results import collect
+    from sonodetr.experiment.work import Experiment
+
+    folder = results or out / "results" / plan.name
+    command = shlex.join(["sonodetr", "experiment", str(config), *(overrides or ())])
+    try:
+        train_all(plan, out, workers, threads)
+        result = collect(finished_experiment(Experiment(plan, out), command), folder)
+    except KeyboardInterrupt:
+        raise Stopped("start it again to go on") from None
+    answer(
+        result,
+        json_out,
+        f"{folder}: results.json; {result['tried']} configurations were tried on validation data",
+    )
+
+
+def _adopt(folders: list[Path], out: Path, revision: str, json_out: str) -> None:
+    from sonodetr.experiment.adopt import adopt
+
+    taken: list[str] = []
+    left: list[str] = []
+    for folder in folders:
+        of_folder = adopt(folder, out, revision)
+        taken += map(str, of_folder[0])
+        left += of_folder[1]
+    for line in left:
+        print(line, file=sys.stderr)
+    answer(
+        {"taken": taken, "left": left},
+        json_out,
+        f"{out}: {len(taken)} runs were taken in, {len(left)} were not",
+    )
+
+
+def _list(plan: "Plan", out: Path, json_out: str) -> None:
     from sonodetr.experiment.view import list_units, print_units
     from sonodetr.experiment.work import Experiment
 
-    plan = load_plan(config)
-    if listed:
-        rows = list_units(Experiment(plan, out))
-        if json_out != "-":
-            print_units(rows)
-        states = [row["state"] for row in rows]
-        text = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        tried = plan.configurations_tried
-        answer(
-            {"runs": rows, "configurations_tried": tried},
-            json_out,
-            f"{text}; {tried} configurations are compared on validation data",
-        )
-        return
-    try:
-        train_all(plan, out, workers, threads)
-    except KeyboardInterrupt:
-        raise Stopped("start it again to go on") from None
-    result: dict[str, Any] = {"configurations_tried": plan.configurations_tried}
-    answer(result, json_out, f"{out}: all {len(list(plan.units()))} trainings are done")
+    rows = list_units(Experiment(plan, out))
+    if json_out != "-":
+        print_units(rows)
+    states = [row["state"] for row in rows]
+    text = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    tried = plan.configurations_tried
+    answer(
+        {"runs": rows, "configurations_tried": tried},
+        json_out,
+        f"{text}; {tried} configurations are compared on validation data",
+    )

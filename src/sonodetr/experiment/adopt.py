@@ -1,0 +1,103 @@
+"""Trainings that were done outside of an experiment, taken in under their address."""
+
+import os
+import shutil
+from pathlib import Path
+
+from sonodetr.config_file import config_from_run
+from sonodetr.experiment.address import SHORT, address, affecting, facts_of, sources, sources_at
+from sonodetr.files import InputError, read_json, write_json
+
+_NAMED = 3  # of what changed
+
+
+def adopt(folder: Path, out: Path, revision: str = "") -> tuple[list[Path], list[str]]:
+    """Copy finished runs whose code, data and teacher are known to `out / "runs"`.
+
+    The code is that of the git revision which `run.json` names, and must be what is running now.
+    The data is taken to be what lies there now, if it is divided as it was.
+
+    Args:
+        folder: a run folder, or a folder of run folders.
+        out: of experiments.
+        revision: whoever adopts them vouches that this was their code; empty: as `run.json` says.
+
+    Returns:
+        The new folders, and for every run that was left out a line that says why.
+
+    Raises:
+        InputError: there is no run folder, or one cannot be copied.
+    """
+    runs = [folder] if (folder / "config.yaml").is_file() else _runs_below(folder)
+    if not runs:
+        raise InputError(
+            f"{folder}: is no run folder and holds none; name a folder of finished runs"
+        )
+    taken, left = [], []
+    for run in runs:
+        try:
+            taken.append(_adopt(run, out, revision))
+        except InputError as error:
+            left.append(f"{run}: not taken: {str(error).removeprefix(f'{run}: ')}")
+    return taken, left
+
+
+def _runs_below(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("*/config.yaml"))
+
+
+def _adopt(run: Path, out: Path, revision: str) -> Path:
+    """One run.
+
+    Raises:
+        InputError: it is not finished, or something of it is not known.
+    """
+    from sonodetr.data.splits import to_json
+    from sonodetr.training.data import open_data
+    from sonodetr.training.run import DIVISION, TEACHER, read_info
+
+    if not (run / "last.safetensors").is_file():
+        raise InputError("it is not finished; go on with --resume")
+    config = config_from_run(run)
+    teacher = read_json(run / TEACHER)["fingerprint"] if config.distill.teacher else ""
+    own = read_info(run).provenance["git_revision"]
+    if not revision and (own is None or own.endswith("-dirty")):
+        said = "no revision" if own is None else f"revision {own}, which was changed"
+        raise InputError(f"its run.json names {said}; if you know its code, name it: --trained-at")
+    code = sources_at(revision or own)
+    simulated = config.data.path.startswith("simulator:")
+    paths = {*affecting(code, bool(teacher), simulated)}
+    paths |= {*affecting(sources(), bool(teacher), simulated)}
+    changed = sorted(path for path in paths if code.get(path) != sources().get(path))
+    if changed:
+        names = ", ".join(changed[:_NAMED]) + (", ..." if changed[_NAMED:] else "")
+        raise InputError(f"its code was another: {names} changed since {revision or own}")
+    data = open_data(config)
+    if to_json(data.videos, data.split) != read_json(run / DIVISION):
+        raise InputError(f"the data in {config.data.path} is divided differently now")
+    facts = facts_of(config, teacher)
+    short = address(facts)[:SHORT]
+    adopted = {"from": str(run), "revision": revision or own}
+    return _copy(run, out / "runs", short, facts | {"adopted": adopted})
+
+
+def _copy(run: Path, folder: Path, short: str, facts: dict[str, object]) -> Path:
+    """A run folder under its address, whole or not at all; without what only a resume needs."""
+    there = next((path for path in folder.glob(f"*-{short}") if path.is_dir()), None)
+    if there is not None:
+        if (there / "last.safetensors").is_file():
+            return there
+        raise InputError(f"{there} is being trained; remove that folder to take this run instead")
+    new = folder / f"{run.name}-{short}"
+    part = folder / f".{new.name}.part{os.getpid()}"
+    try:
+        shutil.copytree(run, part, ignore=shutil.ignore_patterns("checkpoint.*", "evaluation-*"))
+        part.replace(new)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {new}: {error.strerror or error}; free some space"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    write_json(folder / f"{new.name}.json", facts)
+    return new
