@@ -84,7 +84,7 @@ class IgtlClientSource:
                 return
             except OSError as error:
                 if not waiting and not stop.is_set():
-                    self._warn(f"no connection yet ({error}); waiting")
+                    self._warn(f"no connection yet ({error.strerror or error}); waiting")
                 waiting = True
             pause_s = 0.1 if frames.count > before else min(2 * pause_s, _LONGEST_PAUSE_S)
             stop.wait(pause_s)

@@ -174,7 +174,7 @@ class Outlet:
             self._waiting = False
         except OSError as error:
             if not self._waiting and not self._closing.is_set():
-                self._warn(f"no connection yet ({error}); trying on")
+                self._warn(f"no connection yet ({error.strerror or error}); trying on")
             self._waiting = True
 
     def _admit(self) -> None:
@@ -214,7 +214,7 @@ class Outlet:
         except BlockingIOError:
             pass
         except OSError as error:
-            self._hang_up(peer, str(error))
+            self._hang_up(peer, error.strerror or str(error))
 
     def _send_some(self, peer: _Peer) -> None:
         while True:
