@@ -364,6 +364,8 @@ def test_closing_does_not_wait_for_pages(caplog):
         with watched() as (viewer, deliver):
             silent = stack.enter_context(raw_page(viewer))
             page = stack.enter_context(page_of(viewer))
+            port = int(viewer.url.rpartition(":")[2].strip("/"))
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))  # says nothing
             ready(viewer, 2)
             for index in range(20):
                 deliver(result(index, size=(480, 640)))

@@ -8,13 +8,14 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
 from importlib import resources
 from typing import Any, NamedTuple
 
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from sonodetr.files import InputError
@@ -182,10 +183,11 @@ class _Connection(ServerConnection):
             super().process_event(event)
 
 
-def serve_pages(
+@asynccontextmanager
+async def serve_pages(
     watch: Callable[[ServerConnection], Awaitable[None]], listening: socket.socket, access: Access
-) -> Server:
-    """The server of the page at `/` and of its frames at `/frames`, which `watch` takes.
+) -> AsyncIterator[None]:
+    """Serves the page at `/`, and its frames at `/frames`, which `watch` takes, until it is left.
 
     At most 64 pages, and of each no message above 4 KiB.
     """
@@ -204,7 +206,7 @@ def serve_pages(
             return None
         return _page(connection, page, request.headers["Host"])
 
-    return serve(
+    async with serve(
         watch,
         sock=listening,
         process_request=answer,
@@ -217,7 +219,13 @@ def serve_pages(
         max_size=MOST_BYTES,
         max_queue=4,
         logger=_quiet(),
-    )
+    ) as server:
+        yield
+        server.close()
+        await asyncio.sleep(0)  # nobody comes any more
+        for connection, is_page in list(sockets.items()):
+            if not is_page:  # browsers open sockets in advance
+                connection.transport.abort()
 
 
 def _page(connection: ServerConnection, page: str, host: str) -> Response:
