@@ -179,7 +179,7 @@ def test_attention_at_a_click(tab):
         tab.until(f"{SHOWS}({PINK}) > 10000")
         assert attend.asked[0] == pytest.approx((41.5, 30.5), abs=0.2)
         tab.press("a", 65)  # at the tip of the best object
-        tab.until(f"{SHOWS}({PINK}) > 10000")
+        tab.until("document.getElementById('hint').hidden")
         tab.press("Escape", 27)
         tab.until(f"{SHOWS}({PINK}) === 0")
         assert attend.asked[1:] == [(10.0, 50.0)]
