@@ -3,10 +3,11 @@
 import logging
 import math
 import shutil
+import signal
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ from sonodetr.verbs.answers import Json, Model, answer
 from sonodetr.verbs.predict import _region
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sonodetr.predictor import Predictor
     from sonodetr.stream.flow import Source
@@ -102,14 +103,15 @@ def live(
         raise InputError(f"--threshold {threshold} is not allowed; give a score from 0 to 1")
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise InputError(f"--seconds {seconds} is not allowed; give more than 0")
-    from sonodetr.predictor import load
-    from sonodetr.stream.pipeline import Pipeline
-    from sonodetr.stream.sinks import open_sink
-    from sonodetr.stream.sources import open_stream
+    with _ctrl_c_afterwards():
+        from sonodetr.predictor import load
+        from sonodetr.stream.pipeline import Pipeline
+        from sonodetr.stream.sinks import open_sink
+        from sonodetr.stream.sources import open_stream
 
+        predictor = load(model, threads=threads)
     stream = open_stream(source, fast=fast, hold=viewer and seconds is None)
     sinks = [open_sink(address, rate_hz=stream.rate_hz) for address in sink or ()]
-    predictor = load(model, threads=threads)
     with ExitStack() as stack:
         if viewer:
             # The pipeline that counts is made below, of this viewer among others.
@@ -134,6 +136,24 @@ def live(
             show_outside=show_outside,
         )
         _run(pipeline, {"model": model, "source": source}, seconds, json_out)
+
+
+@contextmanager
+def _ctrl_c_afterwards() -> "Iterator[None]":
+    """Ctrl-C waits for the end of the block: packages in C make an ImportError of it."""
+    before = signal.getsignal(signal.SIGINT)
+    here = threading.current_thread() is threading.main_thread()
+    if not here or before is not signal.default_int_handler:
+        yield
+        return
+    pressed = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed.is_set():
+        raise KeyboardInterrupt
 
 
 def _viewer(
