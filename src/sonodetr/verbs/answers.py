@@ -1,16 +1,34 @@
 """What all verbs share: their last word, how they stop, and common options."""
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonodetr.files import write_json
+from sonodetr.files import InputError, write_json
+
+if TYPE_CHECKING:
+    from sonodetr.predictor import RegionChoice
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="run folder, or exported folder")]
 Json = Annotated[
     str,
     typer.Option("--json", metavar="FILE", help="write the result as JSON; - is standard output"),
+]
+Threshold = Annotated[
+    float | None, typer.Option(help="least score, 0 to 1  [default: the model's own]")
+]
+RegionText = Annotated[
+    str,
+    typer.Option(
+        "--region",
+        metavar="auto|full|x0,y0,x1,y1",
+        help="what the model sees: the ultrasound picture, everything, or a rectangle in "
+        "pixels  [default: as in training]",
+    ),
+]
+ShowOutside = Annotated[
+    bool, typer.Option("--show-outside", help="do not black out what lies around the region")
 ]
 
 
@@ -26,3 +44,35 @@ def answer(result: dict[str, Any], json_out: str, text: str) -> None:
     if json_out:
         write_json(json_out, result)
     print(text)
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Whether a score can be it.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"--threshold {threshold} is not allowed; give a score from 0 to 1")
+
+
+def region_choice(text: str) -> "RegionChoice | None":
+    """What `--region` says; None where it is left out.
+
+    Raises:
+        InputError: it says nothing that can be understood.
+
+    >>> region_choice("120,80,900,700")
+    Region(x0=120, y0=80, x1=900, y1=700)
+    """
+    if text in ("", "auto", "full"):
+        return text or None  # type: ignore[return-value]
+    from sonodetr.types import Region
+
+    try:
+        x0, y0, x1, y1 = map(int, text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--region {text!r} is not allowed; give auto, full or x0,y0,x1,y1 in whole pixels"
+        ) from None
+    return Region(x0, y0, x1, y1)

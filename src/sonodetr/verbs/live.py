@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sonodetr.files import InputError
-from sonodetr.verbs.answers import Json, Model, answer
-from sonodetr.verbs.predict import _region
+from sonodetr.verbs.answers import (
+    Json,
+    Model,
+    RegionText,
+    ShowOutside,
+    Threshold,
+    answer,
+    check_threshold,
+    region_choice,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,21 +65,9 @@ def live(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="port of the viewer; 0 takes a free one")
     ] = 8765,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="least score, 0 to 1  [default: the model's own]"),
-    ] = None,
-    region: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|full|x0,y0,x1,y1",
-            help="what the model sees: the ultrasound picture, everything, or a rectangle in "
-            "pixels  [default: as in training]",
-        ),
-    ] = "",
-    show_outside: Annotated[
-        bool, typer.Option("--show-outside", help="do not black out what lies around the region")
-    ] = False,
+    threshold: Threshold = None,
+    region: RegionText = "",
+    show_outside: ShowOutside = False,
     track: Annotated[
         bool, typer.Option("--track", help="number objects, steady them, bridge short gaps")
     ] = False,
@@ -98,9 +94,8 @@ def live(
       sonodetr live exported/nano camera:0 --sink found.jsonl --sink found.mp4 --track
       sonodetr live runs/nerves needle.mp4 --no-viewer --fast --sink found.jsonl --json -
     """
-    choice = _region(region)
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(f"--threshold {threshold} is not allowed; give a score from 0 to 1")
+    choice = region_choice(region)
+    check_threshold(threshold)
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise InputError(f"--seconds {seconds} is not allowed; give more than 0")
     with _ctrl_c_afterwards():

@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sonodetr.files import InputError
-from sonodetr.verbs.answers import Json, Model, answer
+from sonodetr.verbs.answers import (
+    Json,
+    Model,
+    RegionText,
+    ShowOutside,
+    Threshold,
+    answer,
+    check_threshold,
+    region_choice,
+)
 
 if TYPE_CHECKING:
-    from sonodetr.predictor import Predictor, RegionChoice
+    from sonodetr.predictor import Predictor
     from sonodetr.sinks import Write
     from sonodetr.types import Detections, Video
 
@@ -26,21 +35,9 @@ def predict(
         ),
     ],
     out: Annotated[Path, typer.Option(help="folder for the results")],
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="least score, 0 to 1  [default: the model's own]"),
-    ] = None,
-    region: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|full|x0,y0,x1,y1",
-            help="what the model sees: the ultrasound picture, everything, or a rectangle in "
-            "pixels  [default: as in training]",
-        ),
-    ] = "",
-    show_outside: Annotated[
-        bool, typer.Option("--show-outside", help="do not black out what lies around the region")
-    ] = False,
+    threshold: Threshold = None,
+    region: RegionText = "",
+    show_outside: ShowOutside = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="write no overlay")] = False,
     dicom_sr: Annotated[
         bool, typer.Option("--dicom-sr", help="of a DICOM file: write a structured report too")
@@ -61,9 +58,8 @@ def predict(
       sonodetr predict runs/nerves cine.dcm --out predictions --dicom-sr
       sonodetr predict runs/nerves screen.mp4 --out predictions --region 120,80,900,700
     """
-    choice = _region(region)
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(f"--threshold {threshold} is not allowed; give a score from 0 to 1")
+    choice = region_choice(region)
+    check_threshold(threshold)
     from sonodetr.formats import open_source
     from sonodetr.predictor import load
     from sonodetr.sinks import prediction_files
@@ -113,20 +109,6 @@ def _report_source(source: Path, video: "Video") -> Any:
             f"{source}: --dicom-sr reports on a DICOM file, and this is none; leave it out"
         )
     return report_source(video.frames.path)
-
-
-def _region(text: str) -> "RegionChoice | None":
-    if text in ("", "auto", "full"):
-        return text or None  # type: ignore[return-value]
-    from sonodetr.types import Region
-
-    try:
-        x0, y0, x1, y1 = map(int, text.split(","))
-    except ValueError:
-        raise InputError(
-            f"--region {text!r} is not allowed; give auto, full or x0,y0,x1,y1 in whole pixels"
-        ) from None
-    return Region(x0, y0, x1, y1)
 
 
 def _predict(
