@@ -1,0 +1,165 @@
+"""What a plan asks for, and the one line that answers each mistake in it."""
+
+import pytest
+import yaml
+from tiny_plans import write_data, write_plan
+
+from sonodetr.experiment.plan import Unit, load_plan
+from sonodetr.files import InputError
+
+PLAIN = {"tune": {"train.learning_rate": [1e-3, 3e-3]}}
+TAUGHT = {"teacher": "wide", "takes": ["plain"], "tune": {"distill.encoder.weight": [1, 10]}}
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Makes the path of a plan; keywords change it."""
+    data = write_data(tmp_path / "data")
+    return lambda **changes: write_plan(tmp_path, data, **changes)
+
+
+def test_every_training_is_asked_for_once_tuning_before_repetition(plan):
+    queries = {"anchor": {}, "learned": {"model.queries": "learned"}}
+    path = plan(
+        queries=queries,
+        methods={"plain": PLAIN, "attention": TAUGHT, "long": {"takes": ["plain"]}},
+        seeds=[3, 5],
+    )
+    units = list(load_plan(path).units())
+    assert units[:8] == [
+        Unit(None, "wide"),
+        Unit("anchor", "plain", 3, 1e-3),
+        Unit("anchor", "plain", 3, 3e-3),
+        Unit("anchor", "attention", 3, 1),
+        Unit("anchor", "attention", 3, 10),
+        Unit("anchor", "long", 3),
+        Unit("anchor", "plain", 5),
+        Unit("anchor", "attention", 5),
+    ]
+    # 1 teacher, and in each of 2 settings 2 + 2 that tune, 3 methods of 2 seeds, less 2 that tuned
+    assert len(units) == len(set(units)) == 1 + 2 * (4 + 3 * 2 - 2)
+    assert load_plan(path).configurations_tried == 8
+
+
+def test_methods_are_limited_to_their_queries(plan):
+    queries = {"anchor": {}, "learned": {"model.queries": "learned"}}
+    attention = TAUGHT | {"queries": ["anchor"]}
+    found = load_plan(plan(queries=queries, methods={"plain": PLAIN, "attention": attention}))
+    assert found.queries_of("attention") == ("anchor",)
+    assert found.configurations_tried == 2 * 2 + 2
+    assert Unit("learned", "attention", 0, 1) not in list(found.units())
+
+
+def test_the_config_of_a_run_has_all_changes(plan):
+    changes = {"train.epochs": 7, "distill.heads": "mean"}
+    path = plan(
+        changes={"train.warmup_steps": 5, "train.epochs": 3},
+        queries={"anchor": {}, "learned": {"model.queries": "learned", "train.epochs": 5}},
+        methods={"plain": PLAIN, "attention": TAUGHT | {"changes": changes}},
+    )
+    numbers = {"train.learning_rate": 3e-3, "distill.encoder.weight": 10}
+    config = load_plan(path).student_config("learned", "attention", 11, numbers, "runs/wide")
+    assert (config.train.epochs, config.train.warmup_steps) == (7, 5)
+    assert (config.train.learning_rate, config.distill.encoder.weight) == (3e-3, 10)
+    assert (config.model.queries, config.seed) == ("learned", 11)
+    assert (config.distill.teacher, config.distill.heads) == ("runs/wide", "mean")
+
+
+def test_words_change_a_plan(plan):
+    assert load_plan(plan(), ["seeds=[7]", "name=short"]).seeds == (7,)
+
+
+def test_the_plans_that_come_along():
+    paper, ablation = (
+        load_plan(f"configs/experiments/{name}.yaml") for name in ("paper", "ablation")
+    )
+    assert len(paper.seeds) == 5
+    assert paper.configurations_tried == 2 * 4 * 4
+    assert set(paper.methods) <= set(ablation.methods)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": [1]}, "unknown key 'seed'; did you mean 'seeds'"),
+        ({"methods": {"plain": {"tunes": {}}}}, "unknown key 'methods.plain.tunes'; did you mean"),
+        ({"teachers": {"wide": {"path": "x"}}}, "unknown key 'teachers.wide.path'; Allowed: conf"),
+        ({"baseline": "plane"}, "baseline 'plane' is no method; did you mean 'plain'?"),
+        ({"strongest": ["x"]}, "strongest 'x' is no method; Allowed: plain, attention"),
+        ({"seeds": [1, 1]}, "seeds [1, 1]: give different ones"),
+        ({"seeds": [-1]}, "seeds [-1]: give different ones, 0 or more"),
+        ({"seeds": []}, "seeds: [] is not allowed"),
+        ({"name": "a/b"}, "name: 'a/b' is not allowed"),
+        ({"test": {}}, "queries and test need one entry or more"),
+        ({"teachers": {"wide": {}}}, "teachers.wide: give either config (to train it) or run"),
+        (
+            {"teachers": {"wide": {"run": "none/such"}}},
+            "teacher 'wide': none/such: no such folder; train it first, or give config",
+        ),
+        (
+            {"teachers": {"wide": {"run": ".", "changes": {"seed": 3}}}},
+            "teachers.wide: changes are for a config",
+        ),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(plan, changes, said):
+    refuses(plan(**changes), said)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "said"),
+    [
+        ("a", {"teacher": "wise"}, "'a': teacher 'wise' is not among teachers; did you mean 'wid"),
+        ("a", {"queries": ["anchor"]}, "method 'a': queries 'anchor' are not among queries"),
+        (
+            "a",
+            {"takes": ["b"]},
+            "method 'a': takes 'b' is no method; Allowed: plain, attention, long",
+        ),
+        ("a", {"against": ["b"]}, "method 'a': against 'b' is no method"),
+        ("a", {"takes": ["long"]}, "method 'a' takes 'long', which tunes nothing"),
+        ("plain", PLAIN | {"takes": ["attention"]}, "takes its own number, through attention"),
+        ("a", {"tune": {"seed": [1], "name": ["x"]}}, "methods.a: tune has 2 keys (seed, name)"),
+        ("a", {"tune": {"seed": []}}, "methods.a: tune seed []: give different values"),
+        ("a", {"tune": {"seed": [1, 1]}}, "methods.a: tune seed [1, 1]: give different values"),
+        (
+            "a",
+            {"tune": {"distill.memory.weight": [1]}},
+            "method 'a' tunes distill.memory.weight but has no teacher",
+        ),
+        (
+            "a",
+            {"teacher": "wide"},
+            "method 'a': has a teacher but no loss of it a weight; set or tune",
+        ),
+        ("a", {"changes": {"train.epoch": 2}}, "unknown key 'train.epoch'; did you mean 'epochs'"),
+        ("a", {"tune": {"train.epochs": [1, "two"]}}, "train.epochs: 'two' is not allowed"),
+    ],
+)
+def test_mistakes_in_a_method(plan, name, method, said):
+    refuses(plan(methods={"plain": PLAIN, "attention": TAUGHT, "long": {}} | {name: method}), said)
+
+
+def test_a_method_stands_beside_one_that_is_tried_wherever_it_is(plan):
+    queries = {"anchor": {}, "learned": {"model.queries": "learned"}}
+    limited = TAUGHT | {"queries": ["anchor"]}
+    methods = {"plain": PLAIN, "attention": limited, "b": {"takes": ["attention"]}}
+    refuses(plan(queries=queries, methods=methods), "'attention' is not tried with queries learned")
+    methods = {"plain": PLAIN | {"queries": ["learned"]}}
+    refuses(plan(queries=queries, methods=methods), "baseline 'plain' is not tried with queries an")
+
+
+def test_a_file_that_is_no_plan(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text("name: [")
+    refuses(path, "not valid YAML at line 1")
+    path.write_text(yaml.safe_dump({"name": "x"}))
+    refuses(path, "student")
+
+
+def refuses(path, said):
+    with pytest.raises(InputError) as error:
+        load_plan(path)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
