@@ -5,6 +5,7 @@ import html
 import io
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -17,9 +18,15 @@ from jaxtyping import UInt8
 
 from sonodetr.files import whole_file
 
-# Mid-grey reads on white and on black pages alike.
-_CHART_INK = "#7d8590"
-_CHART_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+# What charts are drawn in; on the page each becomes a colour of its style (light or dark). Okabe
+# and Ito's, which people with any colour vision tell apart.
+INK = "#7d8590"
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_STYLED = {INK: "var(--soft)"} | {
+    colour: f"var(--series-{number})" for number, colour in enumerate(SERIES)
+}
+# Nothing is fetched and nothing runs, whatever is written into a page.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,21 @@ class Section:
 
     title: str
     parts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its text, a smaller line below it, and its kind.
+
+    Attributes:
+        text: as it is shown.
+        note: less important; may have several lines.
+        kind: "", "good", "bad", or "group": a heading over all columns, alone in its row.
+    """
+
+    text: str
+    note: str = ""
+    kind: str = ""
 
 
 def write_page(
@@ -59,6 +81,7 @@ def write_page(
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>{html.escape(title)}</title><style>{style}</style></head>\n"
         f'<body><h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>\n'
         f"{body}\n<footer>Made by SonoDETR: {foot}</footer></body></html>\n"
@@ -81,17 +104,37 @@ def commands(lines: Sequence[str]) -> str:
     return f"<pre>{html.escape(chr(10).join(lines))}</pre>"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str | Cell]], caption: str = "") -> str:
     """A table of text cells."""
     cells = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
-    lines = [
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    ]
+    lines = [f"<tr>{''.join(_cell(cell, len(head)) for cell in row)}</tr>" for row in rows]
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     return (
         f'<div class="scroll"><table>{title}<thead><tr>{cells}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
+
+
+def _cell(cell: str | Cell, columns: int) -> str:
+    if isinstance(cell, str):
+        cell = Cell(cell)
+    text = html.escape(cell.text)
+    if cell.kind == "group":
+        return f'<th scope="rowgroup" colspan="{columns}">{text}</th>'
+    kind = f' class="{cell.kind}"' if cell.kind else ""
+    note = html.escape(cell.note).replace("\n", "<br>")
+    note = f"<small>{note}</small>" if note else ""
+    return f"<td{kind}>{text}{note}</td>"
+
+
+def columns(parts: Sequence[str]) -> str:
+    """Figures side by side where there is room."""
+    return f'<div class="columns">{"".join(parts)}</div>'
+
+
+def details(summary: str, parts: Sequence[str]) -> str:
+    """Parts that are shown when asked for; on paper they are left out."""
+    return f"<details><summary>{html.escape(summary)}</summary>{''.join(parts)}</details>"
 
 
 def picture(pixels: UInt8[np.ndarray, "height width 3"], caption: str) -> str:
@@ -118,29 +161,50 @@ def line_chart(
     up: str,
     caption: str,
 ) -> str:
-    """Named lines of x and y values; legible on a white and on a black page."""
+    """Named lines of x and y values."""
+    axes = start_chart(7, 3, across, up)
+    for number, (name, (x, y)) in enumerate(lines.items()):
+        axes.plot(x, y, label=name, color=SERIES[number % len(SERIES)])
+    if len(lines) > 1:
+        axes.legend(labelcolor=INK, framealpha=0)
+    return chart(axes, caption)
+
+
+def start_chart(width_in: float, height_in: float, across: str, up: str) -> Any:
+    """Axes of matplotlib to draw into, in `INK` and `SERIES`, for `chart`."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3), layout="constrained")
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasSVG(figure)
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
     axes.patch.set_alpha(0)
-    for number, (name, (x, y)) in enumerate(lines.items()):
-        axes.plot(x, y, label=name, color=_CHART_COLOURS[number % len(_CHART_COLOURS)])
-    axes.set_xlabel(across, color=_CHART_INK)
-    axes.set_ylabel(up, color=_CHART_INK)
-    axes.tick_params(colors=_CHART_INK)
+    axes.set_xlabel(across, color=INK)
+    axes.set_ylabel(up, color=INK)
+    axes.tick_params(colors=INK, which="both")
     axes.grid(alpha=0.3)
     for edge in axes.spines.values():
-        edge.set_color(_CHART_INK)
-    if len(lines) > 1:
-        axes.legend(labelcolor=_CHART_INK, framealpha=0)
+        edge.set_color(INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def chart(axes: Any, caption: str) -> str:
+    """A chart begun with `start_chart`, with colours and letters of the page."""
+    from matplotlib import rc_context
+
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
+    # The salt makes ids the same in every run, and others in every chart of a page.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": caption}):
+        axes.figure.savefig(text, format="svg", metadata={"Date": None})
     drawing = text.getvalue()
-    return _figure(drawing[drawing.index("<svg") :], caption)
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
+    drawing = re.sub("|".join(_STYLED), lambda found: _STYLED[found.group()], drawing)
+    label = f'<svg role="img" aria-label="{html.escape(caption)}"'
+    return _figure(drawing.replace("<svg", label, 1), caption)
 
 
 def _figure(inner: str, caption: str) -> str:

@@ -181,22 +181,24 @@ def _strongest(finished: Finished, rows: Sequence[Mapping[str, Any]]) -> dict[st
 def _pairs(
     finished: Finished, strongest: Mapping[str | None, str], teachers: Mapping[str, Path]
 ) -> list[Pair]:
+    """What is compared; how much of a teacher's lead is closed counts from the first reference."""
     pairs = []
     for row in finished.rows:
         assert row.queries is not None
-        teacher = row.teacher if row.teacher in teachers else ""
         known = [other.method for other in finished.rows if other.queries == row.queries]
-        usual = (finished.baseline, *filter(None, [strongest.get(row.queries)]))
+        if unknown := [name for name in row.against if name not in known]:
+            raise InputError(
+                f"{row.queries}, {row.method}: is to be compared with {unknown[0]!r}, which is "
+                f"not trained with these queries; {closest(unknown[0], known)}"
+            )
+        usual = [finished.baseline, *filter(None, [strongest.get(row.queries)])]
+        if row.method == finished.baseline:
+            usual = []  # the others are compared with it
+        teacher = row.teacher if row.teacher in teachers else ""
         for against in dict.fromkeys(row.against or usual):
-            if against not in known:
-                if not row.against:
-                    continue  # not every baseline is trained with every kind of queries
-                raise InputError(
-                    f"{row.queries}, {row.method}: is to be compared with {against!r}, which is "
-                    f"not trained with these queries; {closest(against, known)}"
-                )
-            if against != row.method:
+            if against in known and against != row.method:
                 pairs.append(Pair(row.queries, row.method, against, teacher))
+                teacher = ""
     return pairs
 
 

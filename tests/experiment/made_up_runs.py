@@ -1,0 +1,129 @@
+"""Finished runs whose answers are made up from the labels, better or worse as asked for."""
+
+import json
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from sonodetr.config_file import dump_config, parse_config
+from sonodetr.evaluation import evaluate as evaluation
+from sonodetr.files import write_json, write_text
+from sonodetr.training.run import RunInfo, provenance, save_info, save_weights
+from sonodetr.types import Detections
+
+TINY = {
+    "backbone": {"width": 8, "depths": [1, 1, 1, 1]},
+    **{"hidden_dim": 16, "num_heads": 2, "feedforward_dim": 19, "num_queries": 5},
+    **{"encoder_layers": 1, "decoder_layers": 1, "points": True},
+}
+
+
+def write_run(folder: Path, recordings: Path, skill: float, *, seed: int = 0, **changes) -> Path:
+    """A run folder with a random network; `answers` makes it as good as `skill` (0 to 1) says."""
+    import torch
+
+    from sonodetr.model.detr import DETR
+
+    values = {
+        "name": folder.name,
+        "seed": seed,
+        "data": {
+            "path": str(recordings),
+            "image_size": [64, 64],
+            "region": "full",
+            "split": {"by_folder": True, "similarity": 1.0},
+        }
+        | changes.pop("data", {}),
+        "model": TINY | changes.pop("model", {}),
+        **changes,
+    }
+    config = parse_config(values)
+    folder.mkdir(parents=True)
+    write_text(folder / "config.yaml", dump_config(config))
+    torch.manual_seed(zlib.crc32(folder.name.encode()))
+    save_weights(folder / "model.safetensors", DETR(config.model, 1).state_dict())
+    save_weights(folder / "last.safetensors", {"none": torch.zeros(1)})
+    facts = RunInfo(
+        classes=("needle",),
+        threshold=0.5,
+        step=90,
+        validation={"ap": round(0.6 * skill, 4)},
+        provenance=provenance(seed),
+    )
+    save_info(folder, facts)
+    write_json(folder / "split.json", division(recordings))
+    write_json(folder / "skill.json", skill)
+    random = np.random.default_rng(zlib.crc32(folder.name.encode()))
+    lines = [{"step": 10, "epoch": 1.0, "train/loss": 3.0}]
+    for step in range(15, 91, 15):
+        ap = 0.6 * skill * (1 - np.exp(-step / 30)) + random.normal(0, 0.006)
+        lines.append({"step": step, "validation/AP": max(0.0, float(ap))})
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def division(data: Path) -> dict[str, dict[str, list[int]]]:
+    from sonodetr.formats import read
+
+    parts = {"train": {}, "validation": {}, "test": {}}
+    for video in read(data):
+        parts[video.key.partition("/")[0]][video.key] = sorted(video.labels)
+    return parts
+
+
+@contextmanager
+def made_up_answers(monkeypatch):
+    """Evaluations ask nobody: what a run says follows from its skill, the labels and its name."""
+
+    def load(model):
+        skill = json.loads((Path(model) / "skill.json").read_text())
+        interface = SimpleNamespace(clip_frames=1, classes=("needle",))
+        return SimpleNamespace(
+            name=Path(model).name, skill=skill, interface=interface, threshold=0.5
+        )
+
+    def detect(predictor, videos, frames, **_):
+        return {
+            (videos[video].key, frame): made_up(
+                videos[video], frame, predictor.skill, predictor.name
+            )
+            for video, frame in frames
+        }
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "load", load)
+        patch.setattr(evaluation, "detect", detect)
+        yield
+
+
+def made_up(video, frame: int, skill: float, name: str) -> Detections:
+    """Labelled needles, displaced; some are missed, and some detections are wrong."""
+    random = np.random.default_rng(zlib.crc32(f"{name} {video.key} {frame}".encode()))
+    hard = np.random.default_rng(zlib.crc32(video.key.encode())).random()  # for all runs alike
+    labels, size = video.labels[frame], np.array(video.frames.size[::-1])
+    boxes, points, scores = [], [], []
+    for box, line in zip(labels.boxes_xyxy_px, labels.points_px, strict=True):
+        if random.random() < 0.25 + 0.9 * skill - 0.5 * hard:
+            spread = size.max() * (0.004 + 0.02 * (1 - skill) * (0.5 + hard))
+            boxes.append(box + random.normal(0, spread, 4))
+            points.append(line + random.normal(0, spread, (2, 2)))
+            scores.append(random.uniform(0.3, 1))
+    for _ in range(random.poisson(0.6)):
+        corner = random.uniform(0, 0.6, 2) * size
+        boxes.append([*corner, *(corner + random.uniform(0.1, 0.4, 2) * size)])
+        points.append([corner, corner + 20])
+        scores.append(random.uniform(0, 0.8 - 0.3 * skill))
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+    order = np.argsort(-np.array(scores), kind="stable")
+    return Detections(
+        boxes[order],
+        np.array(scores, np.float32)[order],
+        np.zeros(len(order), np.int64),
+        ("needle",),
+        np.array(points, np.float32).reshape(-1, 2, 2)[order],
+        frame_index=frame,
+    )
