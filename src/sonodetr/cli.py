@@ -139,7 +139,7 @@ def _options(
         typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Detection transformers for ultrasound: simulate, train, distill, evaluate, predict.
+    """Detection transformers for ultrasound: simulate, train, distill, evaluate, predict, live.
 
     \b
     A first round:
@@ -147,6 +147,7 @@ def _options(
       sonodetr train configs/needle-small.yaml
       sonodetr evaluate runs/needle-small needle-small --split test
       sonodetr predict runs/needle-small simulator:7 --out predictions
+      sonodetr live runs/needle-small simulator:7
 
     Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 2
     wrong input, 130 stopped by Ctrl-C.

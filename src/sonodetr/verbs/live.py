@@ -1,5 +1,6 @@
 """`sonodetr live`."""
 
+import gc
 import logging
 import math
 import shutil
@@ -193,6 +194,8 @@ def _run(
     started_s = time.monotonic()
     logging.getLogger("sonodetr").addHandler(status)
     whole = False
+    # What is loaded stays: going through it would hold all threads for tens of milliseconds.
+    gc.freeze()
     try:
         status.show(pipeline.run(stop, status.show))
         whole = True
@@ -200,6 +203,7 @@ def _run(
         status.show(pipeline.snapshot())  # or nobody would be told of a sink that failed
         raise
     finally:
+        gc.unfreeze()
         logging.getLogger("sonodetr").removeHandler(status)
         status.clear()
         counts = pipeline.snapshot(fresh=True)
