@@ -4,6 +4,8 @@ import asyncio
 import json
 import logging
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -73,7 +75,7 @@ def test_nothing_is_encoded_while_nobody_watches(monkeypatch):
             page.frame(4)
         with page_of(viewer) as page:
             page.frame(4)
-    assert len(encoded) == 1
+    assert len(encoded) == 2
 
 
 def test_a_slow_page_gets_the_newest_frame():
@@ -384,12 +386,36 @@ def test_a_server_that_fails_ends_the_sink(monkeypatch):
         raise RuntimeError("no server today")
 
     monkeypatch.setattr(module, "serve_pages", fail)
-    with (
-        pytest.raises(RuntimeError, match="no server today"),
-        watched() as (viewer, deliver),
-    ):
+    with pytest.raises(RuntimeError, match="no server today"), watched():
+        pass
+
+
+def test_a_server_that_fails_later_ends_the_sink(monkeypatch):
+    with watched() as (viewer, deliver):
         deliver(result(0))
-    viewer.close()
+        monkeypatch.setattr(viewer, "_tell_all", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            eventually(lambda: deliver(result(1)))
+
+
+def test_a_frame_of_another_size():
+    with watched() as (viewer, deliver), page_of(viewer) as page:
+        ready(viewer)
+        for index, size in enumerate([(61, 83), (29, 31), (61, 83)]):
+            deliver(result(index, size=size))
+            header, _ = page.frame(index)
+            assert (header["height"], header["width"]) == size
+
+
+def test_nothing_heavy_is_imported():
+    code = (
+        "import sys, sonodetr.stream.viewer;"
+        "print({'torch', 'transformers', 'pydicom', 'pydantic', 'av'} & set(sys.modules))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "set()\n"
 
 
 def test_a_bug_in_one_page_is_told_and_closes_it(caplog):

@@ -121,7 +121,7 @@ class Viewer:
         self.url = self._access.url
         self._counted: tuple[float, dict[str, Any]] = (-1.0, {})
         self._recent: deque[Frame] = deque(maxlen=attend.span if attend else 1)
-        self._last: Result | None = None
+        self._last: tuple[Result, tuple[Frame, ...]] | None = None
         self._newest: _Shown | None = None
         self._pages: set[_Page] = set()
         self._failure: BaseException | None = None
@@ -137,6 +137,8 @@ class Viewer:
         thread = Thread(target=self._run, name="sonodetr-viewer", daemon=True)
         thread.start()
         self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
         try:
             yield self._deliver
         finally:
@@ -151,15 +153,15 @@ class Viewer:
         if self._recent and not 0 < result.frame.time_s - self._recent[-1].time_s <= LARGEST_GAP_S:
             self._recent.clear()
         self._recent.append(result.frame)
-        self._last = result
+        self._last = result, tuple(self._recent)
         if self._pages:
-            self._newest = self._show(result)
+            self._newest = self._show(*self._last)
             with suppress(RuntimeError):  # as above
                 self._loop.call_soon_threadsafe(self._spread)
 
-    def _show(self, result: Result) -> _Shown:
+    def _show(self, result: Result, frames: tuple[Frame, ...]) -> _Shown:
         message = frame_message(result, self._state(), show_outside=self._show_outside)
-        return _Shown(result, tuple(self._recent), message)
+        return _Shown(result, frames, message)
 
     def _state(self, *, frozen: bool = False) -> dict[str, Any]:
         """What a page is told beside the frame."""
@@ -218,11 +220,9 @@ class Viewer:
         feed = asyncio.create_task(self._feed(page))
         self._pages.add(page)
         try:
-            if self._last is not None and (
-                self._newest is None or self._newest.result is not self._last
-            ):
-                self._newest = self._show(self._last)  # of when nobody watched
-            self._offer(page)
+            if self._last is not None:  # of when nobody watched
+                page.next = self._show(*self._last)
+            page.news.set()
             async for text in connection:
                 if pace.exceeded():
                     await connection.close(CloseCode.POLICY_VIOLATION, "too many messages")
