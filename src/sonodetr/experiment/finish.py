@@ -4,10 +4,33 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from sonodetr.experiment.plan import Unit
+from sonodetr.experiment.plan import Plan, Unit
 from sonodetr.experiment.results import Finished, Row
 from sonodetr.experiment.work import Experiment
 from sonodetr.files import InputError
+from sonodetr.types import PARTS
+
+
+def check_test_parts(plan: Plan) -> None:
+    """Look, before days of training, whether there is what is to be tested on.
+
+    Raises:
+        InputError: a folder is missing.
+    """
+    data = _data(plan)
+    for part in plan.test.values():
+        known = part in (*PARTS, "all") or data.startswith("simulator:")
+        if not known and not Path(data, part).is_dir():
+            raise InputError(
+                f"test part {part!r}: {Path(data, part)}: no such folder; make it, or name "
+                f"{', '.join(PARTS)} or a folder in {data}"
+            )
+
+
+def _data(plan: Plan) -> str:
+    numbers = {key: values[0] for key, values in plan.methods[plan.baseline].tune.items()}
+    first = next(iter(plan.queries))
+    return plan.student_config(first, plan.baseline, plan.seeds[0], numbers).data.path
 
 
 def finished_experiment(experiment: Experiment, command: str) -> Finished:
@@ -31,11 +54,10 @@ def finished_experiment(experiment: Experiment, command: str) -> Finished:
     missing = [name for name, folder in teachers.items() if folder is None]
     if missing:
         raise InputError(f"teacher {missing[0]!r} is not trained; start the experiment again")
-    student = plan.student_config(next(iter(plan.queries)), plan.baseline, plan.seeds[0], {})
     return Finished(
         name=plan.name,
         question=plan.question,
-        data=student.data.path,
+        data=_data(plan),
         test=plan.test,
         seeds=plan.seeds,
         baseline=plan.baseline,
@@ -75,3 +97,18 @@ def _numbers(experiment: Experiment, queries: str, name: str) -> dict[str, JsonV
         for other in (*methods[name].takes, name)
         if methods[other].tune
     }
+
+
+def chosen_at_an_end(experiment: Experiment) -> list[str]:
+    """A line for every number that was chosen at an end of what was tried: a better one may lie
+    beyond."""
+    lines = []
+    for name, method in experiment.plan.methods.items():
+        numbers = [value for value in method.values if isinstance(value, int | float)]
+        for queries in experiment.plan.queries_of(name):
+            best = experiment.tuned(queries, name)
+            if len(numbers) > 1 and best in (min(numbers), max(numbers)):
+                where = f"{queries}, {name}" if queries else name
+                end = "largest" if best == max(numbers) else "smallest"
+                lines.append(f"{where}: {method.key} {best:g} is the {end} that was tried")
+    return lines

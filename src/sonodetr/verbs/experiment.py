@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from sonodetr.verbs.answers import Json, Stopped, answer
 
 if TYPE_CHECKING:
     from sonodetr.experiment.plan import Plan
+    from sonodetr.experiment.work import Experiment
 
 
 def experiment(
@@ -60,7 +61,10 @@ def experiment(
       sonodetr experiment configs/experiments/paper.yaml "seeds=[0, 1]" --out runs/short
       sonodetr experiment configs/experiments/ablation.yaml --adopt runs/distillation
     """
+    from sonodetr.experiment.finish import check_test_parts
     from sonodetr.experiment.plan import load_plan
+    from sonodetr.experiment.pool import train_all
+    from sonodetr.experiment.work import Experiment
 
     plan = load_plan(config, overrides or ())
     if trained_at and not adopt:
@@ -69,23 +73,29 @@ def experiment(
         return _adopt(adopt, out, trained_at, json_out)
     if listed:
         return _list(plan, out, json_out)
-    from sonodetr.experiment.finish import finished_experiment
-    from sonodetr.experiment.pool import train_all
-    from sonodetr.experiment.results import collect
-    from sonodetr.experiment.work import Experiment
-
-    folder = results or out / "results" / plan.name
+    check_test_parts(plan)
     command = shlex.join(["sonodetr", "experiment", str(config), *(overrides or ())])
     try:
         train_all(plan, out, workers, threads)
-        result = collect(finished_experiment(Experiment(plan, out), command), folder)
+        result = _results(Experiment(plan, out), results or out / "results" / plan.name, command)
     except KeyboardInterrupt:
         raise Stopped("start it again to go on") from None
-    answer(
-        result,
-        json_out,
-        f"{folder}: results.json; {result['tried']} configurations were tried on validation data",
-    )
+    answer(result, json_out, f"{result['report']}: open it in a browser")
+
+
+def _results(experiment: "Experiment", folder: Path, command: str) -> dict[str, Any]:
+    """Look at the test part, write results.json and the report."""
+    from sonodetr.experiment.finish import chosen_at_an_end, finished_experiment
+    from sonodetr.experiment.report import write_report
+    from sonodetr.experiment.results import RESULTS, collect
+
+    for line in chosen_at_an_end(experiment):
+        print(line, file=sys.stderr)
+    result = collect(finished_experiment(experiment, command), folder)
+    print(f"{result['tried']} configurations were tried on validation data", file=sys.stderr)
+    page = write_report(result, folder)
+    said = {key: result[key] for key in ("name", "question", "tried", "comparisons")}
+    return {"results": str(folder / RESULTS), "report": str(page)} | said
 
 
 def _adopt(folders: list[Path], out: Path, revision: str, json_out: str) -> None:
