@@ -1,12 +1,14 @@
+import socket
 import threading
 import time
 
 import cv2
 import numpy as np
 import pytest
-from live_parts import Kept, predictor, recording
+from live_parts import Kept, grey, predictor, recording, wait_until
 
 from sonodetr.files import InputError
+from sonodetr.formats.openigtlink import image_content, pack
 from sonodetr.stream import sources
 from sonodetr.stream.pipeline import Pipeline
 from sonodetr.stream.sources import Camera, Recording, open_stream
@@ -155,3 +157,31 @@ def test_addresses(tiny_video):
     assert (source.name, source.live) == ("igtl://127.0.0.1:18945", True)
     source = open_stream("igtl-listen://127.0.0.1:0")
     assert (source.name, source.live) == ("igtl-listen://127.0.0.1:0", True)
+
+
+def test_openigtlink_goes_and_comes_back_with_another_size():
+    """Through real sockets: every frame is looked at, and clips start anew."""
+    source, stop, sink = open_stream("igtl-listen://127.0.0.1:0"), threading.Event(), Kept()
+    model = predictor(clip_frames=2)
+    pipeline = Pipeline(model, source, [sink])
+
+    def push():
+        wait_until(lambda: source.port != 0)
+        for levels, size in (((1, 2, 3), (8, 12)), ((4, 5), (16, 24))):
+            with socket.create_connection(("127.0.0.1", source.port)) as peer:
+                for level in levels:
+                    before = len(sink.results)
+                    content = image_content(grey(level, size), np.eye(4))
+                    peer.sendall(pack("IMAGE", "Image", *content))
+                    wait_until(lambda: len(sink.results) > before)  # noqa: B023
+        wait_until(lambda: source.lost == 2)
+        stop.set()
+
+    sender = threading.Thread(target=push)
+    sender.start()
+    counts = pipeline.run(stop)
+    sender.join(10)
+    assert sink.indices == [0, 1, 2, 3, 4]
+    assert sink.results[4].frame.pixels.shape == (16, 24)
+    assert model.engine.clips[1:] == [[1, 1], [1, 2], [2, 3], [4, 4], [4, 5]]
+    assert (counts["captured"], counts["dropped"], counts["connections_lost"]) == (5, 0, 2)
