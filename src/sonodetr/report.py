@@ -45,11 +45,13 @@ class Cell:
         text: as it is shown.
         note: less important; may have several lines.
         kind: "", "good", "bad", or "group": a heading over all columns, alone in its row.
+        drawing: a small SVG before the text, as `interval` makes it.
     """
 
     text: str
     note: str = ""
     kind: str = ""
+    drawing: str = ""
 
 
 def write_page(
@@ -124,7 +126,26 @@ def _cell(cell: str | Cell, columns: int) -> str:
     kind = f' class="{cell.kind}"' if cell.kind else ""
     note = html.escape(cell.note).replace("\n", "<br>")
     note = f"<small>{note}</small>" if note else ""
-    return f"<td{kind}>{text}{note}</td>"
+    return f"<td{kind}>{cell.drawing}{text}{note}</td>"
+
+
+def interval(low: float, value: float, high: float, reach: float, *, filled: bool) -> str:
+    """A value with its bounds beside a line at zero; all of one `reach` have one scale.
+
+    Args:
+        low, value, high: within `reach` of zero; what lies beyond is cut off.
+        reach: what the drawing's ends stand for.
+        filled: whether the value's mark is filled.
+    """
+    across = [100 * (1 + max(-1.0, min(1.0, each / reach))) for each in (low, value, high)]
+    left, middle, right = (f"{each:.1f}" for each in across)
+    return (
+        '<svg class="interval" viewBox="-6 0 212 22" aria-hidden="true">'
+        '<line class="zero" x1="100" x2="100" y1="0" y2="22"/>'
+        f'<line x1="{left}" x2="{right}" y1="11" y2="11"/>'
+        f'<circle class="{"filled" if filled else "open"}" cx="{middle}" cy="11" r="5"/>'
+        "</svg>"
+    )
 
 
 def columns(parts: Sequence[str]) -> str:
@@ -137,11 +158,15 @@ def details(summary: str, parts: Sequence[str]) -> str:
     return f"<details><summary>{html.escape(summary)}</summary>{''.join(parts)}</details>"
 
 
-def picture(pixels: UInt8[np.ndarray, "height width 3"], caption: str) -> str:
-    """An RGB picture, as lossless PNG."""
-    done, data = cv2.imencode(".png", pixels[..., ::-1])
+def picture(
+    pixels: UInt8[np.ndarray, "height width 3"], caption: str, *, lossless: bool = True
+) -> str:
+    """An RGB picture, as PNG, or as JPEG in a tenth of the space."""
+    kind, options = ("png", []) if lossless else ("jpeg", [cv2.IMWRITE_JPEG_QUALITY, 88])
+    done, data = cv2.imencode(f".{kind}", pixels[..., ::-1], options)
     assert done
-    return _figure(f'<img alt="{html.escape(caption)}" src="{_data("image/png", data)}">', caption)
+    source = _data(f"image/{kind}", data)
+    return _figure(f'<img alt="{html.escape(caption)}" src="{source}">', caption)
 
 
 def video(path: Path, caption: str) -> str:
@@ -162,7 +187,7 @@ def line_chart(
     caption: str,
 ) -> str:
     """Named lines of x and y values."""
-    axes = start_chart(7, 3, across, up)
+    axes = start_chart(7.0, 3.0, across, up)
     for number, (name, (x, y)) in enumerate(lines.items()):
         axes.plot(x, y, label=name, color=SERIES[number % len(SERIES)])
     if len(lines) > 1:
@@ -183,7 +208,7 @@ def start_chart(width_in: float, height_in: float, across: str, up: str) -> Any:
     axes.set_xlabel(across, color=INK)
     axes.set_ylabel(up, color=INK)
     axes.tick_params(colors=INK, which="both")
-    axes.grid(alpha=0.3)
+    axes.grid(color=INK, alpha=0.2)
     for edge in axes.spines.values():
         edge.set_color(INK)
     axes.spines[["top", "right"]].set_visible(False)

@@ -9,42 +9,19 @@ from sonodetr.benchmark.plot import pareto_front
 from sonodetr.experiment.story import (
     ResultRow,
     Results,
+    capital,
     find_row,
     headline,
     latency_ms,
     main_test,
     name_of,
-    teachers,
+    several_queries,
 )
 from sonodetr.report import INK, SERIES, chart, start_chart
 
 _WIDTH_IN, _HEIGHT_IN = 5.0, 3.3  # two side by side on a wide page, one on a phone
 _MOST_LINES = len(SERIES)
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-
-
-def differences(results: Results, test: str) -> str:
-    """Every comparison as a point with its interval; filled where it is distinguishable from 0."""
-    compared = results["comparisons"][test]
-    axes = start_chart(8.6, 0.9 + 0.27 * len(compared), "AP gained, with 95% interval", "")
-    names = []
-    for place, each in enumerate(compared):
-        gain, colour = each["difference"], {"better": SERIES[2], "worse": SERIES[1]}
-        own = colour.get(each["verdict"], INK)
-        axes.plot([gain["low"], gain["high"]], [place, place], color=own, linewidth=1.6)
-        filled = own if each["verdict"] in colour else "none"
-        axes.plot([gain["value"]], [place], "o", color=own, markerfacecolor=filled, markersize=6)
-        row = find_row(results, each["queries"], each["method"])
-        names.append(f"{name_of(results, row)}  \N{MINUS SIGN}  {each['against']}")
-    axes.axvline(0, color=INK, linewidth=1)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
-    return chart(
-        axes,
-        f"AP gained on the part {test!r}: first minus second, 95% interval over recordings and "
-        "seeds. Filled: distinguishable from zero after Holm's correction.",
-    )
 
 
 def ap_against_latency(results: Results) -> str | None:
@@ -70,11 +47,11 @@ def ap_against_latency(results: Results) -> str | None:
     for number, label in ((1, "student alone"), (0, "student with a teacher"), (2, "teacher")):
         axes.plot([], [], _MARKERS[number], color=SERIES[number], label=label)
     for latency, ap, row, _ in on_front:
-        place = {"textcoords": "offset points", "xytext": (8, -3)}
+        place = {"textcoords": "offset points", "xytext": (7, 6)}
         axes.annotate(name_of(results, row), (latency, ap), color=INK, fontsize=9, **place)
     _log_axis(axes.xaxis, axes.set_xscale)
     axes.margins(0.25, 0.1)
-    _legend(axes, "upper left")
+    _legend(axes)
     times = sorted({latency_ms(results, point[2])[1] for point in points})  # type: ignore[index]
     return chart(
         axes,
@@ -96,8 +73,8 @@ def curves(results: Results, queries: str) -> str | None:
         colour = SERIES[number]
         axes.plot(steps, aps.mean(0), color=colour, label=row["method"], linewidth=1.8)
         axes.fill_between(steps, aps.min(0), aps.max(0), color=colour, alpha=0.15, linewidth=0)
-    _legend(axes, "lower right")
-    which = f" with {queries} queries" if queries else ""
+    _legend(axes)
+    which = f" with {queries} queries" if several_queries(results) else ""
     return chart(axes, f"Training{which}: mean over seeds, and from the worst seed to the best.")
 
 
@@ -119,7 +96,7 @@ def few_labels(results: Results) -> str | None:
     shares = sorted({row["labels"] for rows in families.values() for row in rows})
     axes.set_xticks(shares)
     axes.set_xticks([], minor=True)
-    _legend(axes, "upper left")
+    _legend(axes)
     return chart(axes, f"AP on the part {test!r} with few labels; bands are 95% intervals.")
 
 
@@ -163,8 +140,8 @@ def by_recording(results: Results, comparison: Mapping[str, Any]) -> str | None:
     better, worse = int((values > 0).sum()), int((values < 0).sum())
     return chart(
         axes,
-        f"{name_of(results, first)} against {second['method']}, recording by recording on the part "
-        f"{test!r}, mean over seeds: better in {better}, worse in {worse}, the same in "
+        f"{capital(name_of(results, first))} against {second['method']} in each recording with objects of "
+        f"the part {test!r}, mean over seeds: better in {better}, worse in {worse}, the same in "
         f"{len(values) - better - worse}.",
     )
 
@@ -188,9 +165,10 @@ def recording_gains(results: Results, comparison: Mapping[str, Any]) -> dict[str
 def tip_errors(results: Results, queries: str) -> str | None:
     """Share of the tips found within a distance, by distance; None without tips in mm."""
     test = results["tests"][0]
+    teachers = [row for row in results["rows"] if row["queries"] is None]
     rows = [
         row
-        for row in [*chosen(results, queries)[:4], *teachers(results)[:2]]
+        for row in [*chosen(results, queries)[:4], *teachers[:2]]
         if all(tips is not None for tips in row["tests"][test["name"]]["tips"])
     ]
     if not rows:
@@ -205,7 +183,7 @@ def tip_errors(results: Results, queries: str) -> str | None:
             test["tip_within_mm"], shares.min(0), shares.max(0), color=colour, alpha=0.15, lw=0
         )
     axes.set(xlim=(0, test["tip_within_mm"][-1]), ylim=(0, 1))
-    _legend(axes, "upper left")
+    _legend(axes)
     return chart(
         axes,
         f"Tips found within a distance on the part {test['name']!r}, at each model's threshold; a "
@@ -232,8 +210,9 @@ def _log_axis(axis: Any, set_scale: Any, show: Any = lambda value: f"{value:g}")
     axis.set_minor_formatter(NullFormatter())
 
 
-def _legend(axes: Any, where: str) -> None:
-    axes.legend(labelcolor=INK, framealpha=0, fontsize=9, loc=where)
+def _legend(axes: Any) -> None:
+    columns = 1 + (len(axes.get_legend_handles_labels()[0]) > 4)
+    axes.legend(labelcolor=INK, framealpha=0, fontsize=9, loc="best", ncols=columns)
 
 
 def kinds_of_queries(rows: Sequence[ResultRow]) -> list[str]:

@@ -79,20 +79,10 @@ def _results(results: Results) -> list[str]:
 
 
 def _comparisons(results: Results) -> list[str]:
-    first, *others = (test["name"] for test in results["tests"])
-    if not results["comparisons"][first]:
+    names = [test["name"] for test in results["tests"]]
+    if not results["comparisons"][names[0]]:
         return [report.paragraph("Nothing is compared.")]
-    return [
-        charts.differences(results, first),
-        report.details("The same as a table", [_table(comparison_table(results, first))]),
-        *(
-            report.details(
-                f"On the part {name!r}",
-                [charts.differences(results, name), _table(comparison_table(results, name))],
-            )
-            for name in others
-        ),
-    ]
+    return [_table(comparison_table(results, name)) for name in names]
 
 
 def _where(results: Results) -> list[str]:
@@ -115,9 +105,6 @@ def _again(results: Results) -> list[str]:
     if plan:
         text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
         parts.append(report.details("The experiment's file", [report.commands(text.splitlines())]))
-    versions = results["provenance"]["versions"]
-    rows = [("git revision", results["provenance"]["git_revision"] or "none"), *versions.items()]
-    parts.append(report.table(("made with", ""), rows))
     return parts
 
 

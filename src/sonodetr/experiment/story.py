@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sonodetr.experiment.statistics import LEVEL
-from sonodetr.report import Cell
+from sonodetr.report import Cell, interval
 
 Results = Mapping[str, Any]  # results.json
 ResultRow = Mapping[str, Any]
@@ -22,6 +22,16 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     caption: str = ""
 
+    def without_drawings(self) -> "Table":
+        """The columns that say something in words."""
+        kept = [
+            place
+            for place in range(len(self.head))
+            if not any(len(row) > place and row[place].drawing for row in self.rows)
+        ]
+        rows = tuple(row if len(row) == 1 else tuple(row[p] for p in kept) for row in self.rows)
+        return Table(tuple(self.head[place] for place in kept), rows, self.caption)
+
 
 def main_test(results: Results) -> str:
     """Name of the part that answers the question."""
@@ -34,17 +44,23 @@ def find_row(results: Results, queries: str | None, method: str) -> ResultRow:
     return next(rows)
 
 
-def teachers(results: Results) -> list[ResultRow]:
-    """The rows of teachers."""
-    return [row for row in results["rows"] if row["queries"] is None]
+def _group(results: Results, queries: str | None) -> str:
+    """Heading of the rows of one kind of queries, or of the teachers."""
+    if queries is None:
+        return "teachers"
+    return f"{queries} queries" if several_queries(results) else "students"
+
+
+def several_queries(results: Results) -> bool:
+    """Whether the methods were tried with more than one kind of queries."""
+    return len({row["queries"] for row in results["rows"]} - {None}) > 1
 
 
 def name_of(results: Results, row: ResultRow) -> str:
     """Its method, and the queries where there are several kinds."""
     if row["queries"] is None:
         return f"teacher {row['method']}"
-    several = len({each["queries"] for each in results["rows"]} - {None}) > 1
-    return f"{row['method']} ({row['queries']})" if several else str(row["method"])
+    return f"{row['method']} ({row['queries']})" if several_queries(results) else str(row["method"])
 
 
 def headline(results: Results) -> Mapping[str, Any] | None:
@@ -79,9 +95,10 @@ def answer(results: Results) -> list[str]:
     ap, baseline_ap = (row["tests"][test]["figures"]["ap"]["mean"] for row in pair)
     telling = best["verdict"] in _KINDS
     sentences = [
-        f"{_capital(method)} reaches AP {ap:.3f} where {baseline} reaches {baseline_ap:.3f}: "
-        f"{_signed(best['difference']['value'])} "
-        f"({_range(best['difference'], _signed)}; p = {_p(best['p_corrected'])} after correction)"
+        f"{capital(method)} reaches AP {ap:.3f} where {baseline} reaches {baseline_ap:.3f}: "
+        f"{signed(best['difference']['value'])} "
+        f"({_range(best['difference'], signed)}; "
+        f"p{_NO_BREAK}={_NO_BREAK}{_p(best['p_corrected'])} after correction)"
         + ("." if telling else f", a difference that is {best['verdict']}.")
     ]
     closed = best["gap_closed"]
@@ -144,56 +161,59 @@ def result_table(results: Results) -> Table:
     if results["timed"]["latency"]:
         columns["ms a frame"] = lambda row: _latency_cell(results, row)
     rows: list[tuple[Cell, ...]] = []
-    several = len({row["queries"] for row in results["rows"]} - {None}) > 1
-    last: Any = None
+    last = ""
     for row in results["rows"]:
-        group = "teachers" if row["queries"] is None else f"{row['queries']} queries"
-        if group != last and (several or teachers(results)):
-            rows.append(
-                (Cell(group if several or row["queries"] is None else "students", "", "group"),)
-            )
-        last = group
+        if (group := _group(results, row["queries"])) != last:
+            rows.append((Cell(group, "", "group"),))
+            last = group
         rows.append((Cell(row["method"]), *(make(row) for make in columns.values())))
+    fastest = {timed[1] for row in results["rows"] if (timed := latency_ms(results, row))}
     caption = (
         f"On the part {first!r}: mean over seeds ± their standard deviation, and the 95% interval "
         f"of the mean. Differences are to {results['baseline']!r} unless said otherwise, green or "
         "orange where they are distinguishable from zero after correction."
+        + (f" Time of a frame: {'; '.join(sorted(fastest))}." if fastest else "")
     )
     return Table(("method", *columns), tuple(rows), caption)
 
 
 def comparison_table(results: Results, test: str) -> Table:
-    """A row for each comparison on a part."""
-    rows = []
-    for each in results["comparisons"][test]:
-        row = find_row(results, each["queries"], each["method"])
-        closed = each["gap_closed"]
+    """A row for each comparison on a part, drawn and in figures."""
+    compared = results["comparisons"][test]
+    reach = max(
+        (abs(each["difference"][e]) for each in compared for e in ("low", "high")), default=1
+    )
+    rows: list[tuple[Cell, ...]] = []
+    last = _group(results, "")  # one group needs no heading
+    for each in compared:
+        if (group := _group(results, each["queries"])) != last:
+            rows.append((Cell(group, "", "group"),))
+            last = group
+        gain, kind = each["difference"], _KINDS.get(each["verdict"], "")
+        drawing = interval(gain["low"], gain["value"], gain["high"], reach, filled=bool(kind))
         rows.append(
             (
-                Cell(name_of(results, row)),
-                Cell(each["against"]),
-                Cell(_signed(each["difference"]["value"]), _range(each["difference"], _signed)),
-                Cell(_p(each["p"])),
-                Cell(_p(each["p_corrected"])),
-                Cell(each["verdict"], "", _KINDS.get(each["verdict"], "")),
-                Cell("") if closed is None else _share_cell(closed),
+                Cell(each["method"], f"against {each['against']}"),
+                Cell("", "", kind, drawing),
+                Cell(signed(gain["value"]), _range(gain, signed), kind),
+                Cell(_p(each["p_corrected"]), f"before: {_p(each['p'])}"),
+                Cell(each["verdict"]),
+                Cell("") if each["gap_closed"] is None else _share_cell(each["gap_closed"]),
             )
         )
-    head = (
-        "method",
-        "against",
-        "AP gained",
-        "p",
-        "p corrected",
-        "verdict",
-        "teacher's lead closed",
-    )
     return Table(
-        head,
+        (
+            "method",
+            f"0 \N{PLUS-MINUS SIGN} {reach:.2f}",
+            "AP gained",
+            "p",
+            "verdict",
+            "lead closed",
+        ),
         tuple(rows),
         f"On the part {test!r}. The verdict is that of p after Holm's correction for "
-        f"{len(rows)} comparisons, at {LEVEL:g}; intervals are not corrected. A lead that may be "
-        "zero has no bounds.",
+        f"{len(compared)} comparison{'s' * (len(compared) > 1)}, at {LEVEL:g}; intervals are not corrected. Lead closed: the "
+        "gain as a share of the teacher's lead; one that may be zero has no bounds.",
     )
 
 
@@ -255,10 +275,10 @@ def _figure(
 
 def _difference_cell(results: Results, row: ResultRow, test: str) -> Cell:
     for each in comparisons_of(results, row, test)[:1]:
-        note = _range(each["difference"], _signed)
+        note = _range(each["difference"], signed)
         if each["against"] != results["baseline"]:
             note += f"\nto {each['against']}"
-        return Cell(_signed(each["difference"]["value"]), note, _KINDS.get(each["verdict"], ""))
+        return Cell(signed(each["difference"]["value"]), note, _KINDS.get(each["verdict"], ""))
     return Cell("")
 
 
@@ -278,14 +298,16 @@ def _share_cell(closed: Mapping[str, Any]) -> Cell:
 
 def _latency_cell(results: Results, row: ResultRow) -> Cell:
     timed = latency_ms(results, row)
-    return Cell("") if timed is None else Cell(f"{timed[0]:.2f}", timed[1])
+    return Cell("") if timed is None else Cell(f"{timed[0]:.2f}")
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """As a sentence begins."""
     return text[:1].upper() + text[1:]
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """A gain or loss of AP."""
     return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -306,7 +328,7 @@ def _p(value: float) -> str:
 
 
 def markdown(table: Table) -> str:
-    """The same table; a note follows in brackets.
+    """The same table in Markdown; a note follows in brackets.
 
     >>> print(markdown(Table(("a", "b"), ((Cell("1"), Cell("2", "1 to 3")),))))
     | a | b |
@@ -314,6 +336,7 @@ def markdown(table: Table) -> str:
     | 1 | 2 (1 to 3) |
     <BLANKLINE>
     """
+    table = table.without_drawings()
     lines = [_line(table.head), "|" + "---|" * len(table.head)]
     for row in table.rows:
         cells = [f"{cell.text} ({cell.note})" if cell.note else cell.text for cell in row]

@@ -41,27 +41,27 @@ def draw_attention(task: Distillation, examples: list[tuple[Batch, Targets]]) ->
                 continue
             box = target.boxes_cxcywh[0]
             asking = (
-                _cell(box, tokens)
+                cell_of(box, tokens)
                 if name.startswith("encoder")
                 else int(targets["scores"][clip].amax(-1).argmax())
             )
             image = batch.images[clip, :, -1]
-            frame = _picture(image)
+            frame = enlarged(image)
             centre = (box[:2].cpu().numpy() * frame.shape[1::-1]).round().astype(int).tolist()
             marked = cv2.drawMarker(frame.copy(), centre, (230, 159, 0), cv2.MARKER_CROSS, 18, 2)
             maps = teacher[clip, asking], student[clip, asking]
             most = float(maps[0].max())
-            rows += [marked, *(_heat(frame, each / most, tokens) for each in maps)]
+            rows += [marked, *(heat(frame, each / most, tokens) for each in maps)]
     return grid(rows, columns=6) if rows else None
 
 
-def _cell(box_cxcywh: Tensor, tokens: Grid) -> int:
+def cell_of(box_cxcywh: Tensor, tokens: Grid) -> int:
     """The token in which the middle of a box lies."""
     x, y = box_cxcywh[:2].clamp(0, 1 - 1e-6).tolist()
     return int(y * tokens.height) * tokens.width + int(x * tokens.width)
 
 
-def _picture(image: Tensor) -> Picture:
+def enlarged(image: Tensor) -> Picture:
     """A frame `[channels, height, width]` in 0..1, larger, as RGB."""
     pixels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     factor = _SIDE_PX / max(pixels.shape[:2])
@@ -69,7 +69,7 @@ def _picture(image: Tensor) -> Picture:
     return as_rgb(large)
 
 
-def _heat(frame: Picture, attention: Tensor, tokens: Grid) -> Picture:
+def heat(frame: Picture, attention: Tensor, tokens: Grid) -> Picture:
     """Attention over the frame: hot colours on the darkened picture."""
     cells = attention.clamp(0, 1).reshape(tokens.height, tokens.width).float().cpu().numpy()
     height, width = frame.shape[:2]
