@@ -12,6 +12,8 @@ import sonodetr
 
 LIGHT = ["", "cli", "config", "contract", "draw", "engines", "files", "formats", "geometry"]
 LIGHT += ["predictor", "shapes", "types"]
+LIGHT += [f"stream.{name}" for name in ("pipeline", "sources", "sinks", "track", "viewer")]
+LIGHT += ["stream.openigtlink"]
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -100,7 +100,8 @@ def _cut_to_whole_lines(file: int) -> None:
     end = os.lseek(file, 0, os.SEEK_END)
     while end:
         start = max(0, end - 65536)
-        last = os.pread(file, end - start, start).rfind(b"\n")
+        os.lseek(file, start, os.SEEK_SET)
+        last = os.read(file, end - start).rfind(b"\n")
         if last >= 0:
             os.ftruncate(file, start + last + 1)
             return
