@@ -46,7 +46,7 @@ def test_counts(monkeypatch):
         counters.captured()
     counters.dropped(2)
     for captured_s, found_s in ((99.0, 99.019), (99.5, 99.521), (99.98, 99.999)):
-        counters.found(captured_s, found_s, 50.0)
+        counters.found(captured_s, found_s, 1 / 50)
     counters.delivered("viewer", 99.993)
     counters.sink_dropped("viewer", 2)
     counters.sink_failed("file", OSError("gone"))
@@ -63,19 +63,12 @@ def test_counts(monkeypatch):
     assert counters.snapshot()["frames_per_second"] == pytest.approx(2 / (110 - 99.019), abs=0.01)
 
 
-def test_without_a_rate_late_is_a_thirtieth_of_a_second():
-    counters = Counters()
-    counters.found(1.0, 1.033, None)
-    counters.found(1.0, 1.034, None)
-    assert counters.snapshot()["late"] == 1
-
-
 def test_what_hangs_is_counted_as_dropped():
     counters = Counters(["file"])
     for _ in range(7):
         counters.captured()
     for _ in range(3):
-        counters.found(1.0, 1.0, None)
+        counters.found(1.0, 1.0, 0.1)
     counters.delivered("file", 1.0)
     counters.settle()
     counts = counters.snapshot()

@@ -437,6 +437,21 @@ def test_thresholds():
     assert [len(result.everything) for result in sink.results] == [0] * 12 + [1] * 14
 
 
+@pytest.mark.parametrize(
+    ("source", "late"),
+    [
+        (LiveSource([grey(1)], rate_hz=50.0), 1),
+        (LiveSource([grey(1)], rate_hz=2.0), 0),
+        (LiveSource([grey(1)]), 1),  # a thirtieth of a second
+        (Recording(recording(1, rate_hz=50.0)), 1),
+        (Recording(recording(1, rate_hz=50.0), fast=True), 0),  # is not due at any time
+    ],
+)
+def test_late(source, late):
+    counts = run(predictor(lambda clip: time.sleep(0.04)), source)
+    assert (counts["found"], counts["late"]) == (1, late)
+
+
 def test_two_sinks_of_one_name():
     with pytest.raises(InputError, match=r"sink a: is given 2 times; give it once"):
         Pipeline(predictor(), LiveSource([]), [Kept("a"), Kept("b"), Kept("a")])

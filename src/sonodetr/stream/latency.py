@@ -18,8 +18,6 @@ _FRESH_S = 0.25
 # A rate is that of the last frames, and sinks to 0 when none come for longer than this.
 _RATE_FRAMES = 61
 _RATE_GAP_S = 1.0
-# A source that does not say its rate is held to this one.
-USUAL_RATE_HZ = 30.0
 
 
 class Latencies:
@@ -100,16 +98,15 @@ class Counters:
         with self._lock:
             self._dropped += count
 
-    def found(self, captured_s: float, found_s: float, rate_hz: float | None) -> None:
+    def found(self, captured_s: float, found_s: float, period_s: float) -> None:
         """A frame was looked at, and handed to the sinks now.
 
-        Late is what was found more than one frame period (of 30 Hz where the source does not say)
-        after its capture.
+        Late is what was found more than one frame period after its capture.
         """
         now_s = time.monotonic()
         with self._lock:
             self._found += 1
-            self._late += found_s - captured_s > 1 / (rate_hz or USUAL_RATE_HZ)
+            self._late += found_s - captured_s > period_s
             self._latencies.add(now_s - captured_s)
             self._found_at_s.append(found_s)
 

@@ -5,6 +5,7 @@ With a live source the newest frame wins, and what it replaces is counted; of a 
 frame is looked at. No sink holds up a live pipeline.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from threading import Event, Thread
@@ -20,6 +21,8 @@ from sonodetr.stream.look import Look
 if TYPE_CHECKING:
     from sonodetr.stream.track import Tracker
 
+# A source that does not say its rate is held to this one.
+USUAL_RATE_HZ = 30.0
 # Frames of a recording that wait to be looked at, and results that wait for a sink.
 _FRAMES_WAITING = 2
 _RESULTS_WAITING = 32
@@ -219,7 +222,9 @@ class Pipeline:
             )
         self._frames.close()
         if not self._ended(infer):
-            self._fail(RuntimeError("the model hangs in a frame, and was left"))
+            self._fail(
+                InputError(f"the model takes over {PATIENCE_S:g} s for a frame, and was left")
+            )
         for outlet in self._outlets:
             outlet.results.close()
         for outlet in self._outlets:
@@ -258,6 +263,12 @@ class Pipeline:
         finally:
             self._frames.close()
 
+    def _period_s(self) -> float:
+        """How long a frame may take before it is late; for ever if it does not come at its time."""
+        if not self.source.live and getattr(self.source, "playback", None) is None:
+            return math.inf
+        return 1 / (self.source.rate_hz or USUAL_RATE_HZ)
+
     def _infer(self) -> None:
         try:
             self._look.warm_up()
@@ -270,7 +281,7 @@ class Pipeline:
                     raise
                 for outlet in self._outlets:
                     outlet.put(result)
-                self._counters.found(result.captured_s, result.found_s, self.source.rate_hz)
+                self._counters.found(result.captured_s, result.found_s, self._period_s())
         except BaseException as error:
             self._fail(error)
         finally:
