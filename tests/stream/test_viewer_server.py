@@ -163,6 +163,7 @@ def test_what_is_loopback():
     server.close()
     assert access.token is not None
     assert "0.0.0.0" not in access.url  # which nobody can open
+    assert "[" not in Access("::", 8800, frozenset(), "secret").url
     assert Access("::1", 8800, frozenset(), None).url == "http://[::1]:8800/"
 
 

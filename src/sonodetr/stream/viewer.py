@@ -99,7 +99,7 @@ class Viewer:
 
     def __init__(
         self,
-        address: tuple[str, int] = ("127.0.0.1", 8800),
+        address: tuple[str, int] = ("127.0.0.1", 8765),
         *,
         model: str,
         source: str,

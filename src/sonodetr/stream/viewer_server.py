@@ -136,6 +136,8 @@ def _reachable(host: str) -> str:
     address = _address(host)
     if address is None or not address.is_unspecified:
         return host
+    if address.version == 6:
+        return socket.gethostname()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("10.255.255.255", 1))  # sends nothing; asks for the way out
