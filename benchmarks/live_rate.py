@@ -204,7 +204,10 @@ def export(folder: Path, out: Path) -> None:
     write_text(run / "config.yaml", dump_config(config))
     save_weights(run / "model.safetensors", untrained_model(config, 1).state_dict())
     save_info(
-        run, RunInfo(("needle",), threshold=0.5, step=0, validation={}, provenance=provenance(0))
+        run,
+        RunInfo(
+            classes=("needle",), threshold=0.5, step=0, validation={}, provenance=provenance(0)
+        ),
     )
     export_model(run, out)
 
