@@ -131,7 +131,9 @@ def test_video_of_frames_of_two_sizes(tmp_path):
         for index, size in enumerate(sizes):
             deliver(result(index, size))
     with av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="gray").astype(int) for frame in container.decode(video=0)]
+        frames = [
+            frame.to_ndarray(format="gray").astype(int) for frame in container.decode(video=0)
+        ]
         assert container.streams.video[0].codec_context.name == "h264"
     assert [frame.shape for frame in frames] == [(70, 98)] * 4
     assert frames[1][60, 90] == pytest.approx(99, abs=4)
