@@ -6,19 +6,66 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 
 from sonodetr.config_file import dump_config, parse_config
 from sonodetr.evaluation import evaluate as evaluation
+from sonodetr.experiment import replicates, results
+from sonodetr.experiment.results import Finished, Row
 from sonodetr.files import write_json, write_text
 from sonodetr.training.run import RunInfo, provenance, save_info, save_weights
 from sonodetr.types import Detections
 
+# The skill of each method, of which seeds differ a little.
+SKILLS = {"plain": 0.3, "attention": 0.9, "detections": 0.55, "cells": 0.5}
+SEEDS = (0, 1, 2)
 TINY = {
     "backbone": {"width": 8, "depths": [1, 1, 1, 1]},
     **{"hidden_dim": 16, "num_heads": 2, "feedforward_dim": 19, "num_queries": 5},
     **{"encoder_layers": 1, "decoder_layers": 1, "points": True},
 }
+
+
+PARTS = {"train": 2, "validation": 3, "test": 11, "shifted": 5}  # part -> recordings
+SIDE, FRAMES = 96, 5
+
+
+def write_needles(folder: Path) -> Path:
+    """Recordings of noise, in most of which a bright line grows; with tips, in mm."""
+    random = np.random.default_rng(5)
+    for part, count in PARTS.items():
+        document = {"videos": [], "images": [], "annotations": []}
+        document["categories"] = [{"id": 1, "name": "needle", "keypoints": ["tip", "entry"]}]
+        for video in range(count):
+            name = f"clip{video}"
+            (folder / part / name).mkdir(parents=True)
+            size = {"width": SIDE, "height": SIDE}
+            document["videos"].append(
+                {"id": video, "name": name, "fps": 10.0, "length": FRAMES, **size}
+                | {"spacing_mm": [0.5, 0.5]}
+            )
+            begin, along = random.uniform(3, 20, 2), random.uniform(6, 13, 2)
+            for frame in range(FRAMES):
+                picture = random.integers(0, 90, (SIDE, SIDE)).astype(np.uint8)
+                number = len(document["images"])
+                file = f"{name}/{frame}.png"
+                if video % 5 != 4 and frame:  # every fifth recording and every first frame is empty
+                    tip = begin + along * (frame + 1)
+                    cv2.line(picture, *(p.astype(int).tolist() for p in (begin, tip)), 230, 2)
+                    low, far = begin.tolist(), (tip - begin).tolist()
+                    document["annotations"].append(
+                        {"id": len(document["annotations"]) + 1, "image_id": number}
+                        | {"category_id": 1, "track_id": 1, "iscrowd": 0, "bbox": [*low, *far]}
+                        | {"area": far[0] * far[1], "num_keypoints": 2}
+                        | {"keypoints": [*tip.tolist(), 2, *begin.tolist(), 2]}
+                    )
+                document["images"].append(
+                    {"id": number, "file_name": file, "video_id": video, "frame_id": frame, **size}
+                )
+                cv2.imwrite(str(folder / part / file), picture)
+        (folder / part / "coco.json").write_text(json.dumps(document))
+    return folder
 
 
 def write_run(folder: Path, recordings: Path, skill: float, *, seed: int = 0, **changes) -> Path:
@@ -96,6 +143,12 @@ def made_up_answers(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "load", load)
         patch.setattr(evaluation, "detect", detect)
+        patch.setattr(evaluation, "RESAMPLES", 20)
+        patch.setattr(results, "RESAMPLES", 999)
+        made_by = {"git_revision": "none", "versions": {"sonodetr": "0"}}
+        patch.setattr(results, "provenance", lambda seed: {"seed": seed} | made_by)
+        patch.setattr(replicates, "_FEWER", 199)
+        patch.setattr(evaluation, "plot_precision_recall", lambda *_: None)
         yield
 
 
@@ -126,4 +179,52 @@ def made_up(video, frame: int, skill: float, name: str) -> Detections:
         ("needle",),
         np.array(points, np.float32).reshape(-1, 2, 2)[order],
         frame_index=frame,
+    )
+
+
+def finished(folder: Path, recordings: Path) -> Finished:
+    """A made-up experiment, all trained: two kinds of queries, few labels, one teacher."""
+    teacher = write_run(folder / "runs" / "teacher", recordings, 0.97, model={"hidden_dim": 32})
+    taught = {"distill": {"teacher": str(teacher), "encoder": {"weight": 1.0}}}
+    learned = {"queries": "learned", "classification": "softmax"}
+
+    def row(queries, method, skill, against=(), **changes):
+        runs = tuple(
+            write_run(
+                folder / "runs" / f"{queries}-{method}-{seed}".translate({32: "-", 37: "", 44: ""}),
+                recordings,
+                skill + 0.01 * (seed - 1),
+                seed=seed,
+                **{key: dict(value) for key, value in changes.items()},
+            )
+            for seed in SEEDS
+        )
+        tuned = {} if method == "plain" else {"distill.encoder.weight": 3}
+        return Row(queries, method, runs, "2D" if "distill" in changes else "", tuned, against)
+
+    rows = (
+        row("anchor", "plain", SKILLS["plain"]),
+        *(row("anchor", name, SKILLS[name], **taught) for name in list(SKILLS)[1:]),
+        row("anchor", "plain, 10% of labels", 0.15, ("plain",), data={"labelled": 0.1}),
+        row(
+            *("anchor", "attention, 10% of labels", 0.4, ("plain, 10% of labels",)),
+            **taught,
+            data={"labelled": 0.1},
+        ),
+        row("learned", "plain", 0.3, model=learned),
+        row("learned", "attention", 0.32, **taught, model=learned),
+    )
+    return Finished(
+        name="made-up",
+        question="Does attention <b> help?",
+        data=str(recordings),
+        test={"standard": "test", "shifted": "shifted"},
+        seeds=SEEDS,
+        baseline="plain",
+        strongest=("cells", "detections"),
+        teachers={"2D": teacher, "another library's": folder / "none"},
+        rows=rows,
+        tried=13,
+        again=("sonodetr experiment made-up.yaml",),
+        plan={"name": "made-up", "seeds": list(SEEDS)},
     )

@@ -140,9 +140,9 @@ def by_recording(results: Results, comparison: Mapping[str, Any]) -> str | None:
     better, worse = int((values > 0).sum()), int((values < 0).sum())
     return chart(
         axes,
-        f"{capital(name_of(results, first))} against {second['method']} in each recording with objects of "
-        f"the part {test!r}, mean over seeds: better in {better}, worse in {worse}, the same in "
-        f"{len(values) - better - worse}.",
+        f"{capital(name_of(results, first))} against {second['method']} in each recording with "
+        f"objects of the part {test!r}, mean over seeds: better in {better}, worse in {worse}, the "
+        f"same in {len(values) - better - worse}.",
     )
 
 

@@ -70,9 +70,9 @@ def attention_parts(results: Results, runs: Path) -> list[str]:
         for end, key in ends.items():
             sheet = _attention_sheet(teacher, students, videos[key])
             caption = (
-                f"{key}, which {end} ({signed(gains[key])} AP): the frame, then the attention of the "
-                f"teacher {row['teacher']}, of {plain['method']} and of {name_of(results, row)}; "
-                "frames in order, first seed."
+                f"{key}, which {end} ({signed(gains[key])} AP): the frame, then the attention of "
+                f"the teacher {row['teacher']}, of {plain['method']} and of "
+                f"{name_of(results, row)}; frames in order, first seed."
             )
             made.append(report.picture(sheet, caption, lossless=False))
         return made
@@ -171,7 +171,7 @@ def _videos(results: Results) -> dict[str, Video]:
     return {video.key: video for video in read(results["data"] + ("" if own else f"/{part}"))}
 
 
-def _attention_sheet(teacher: Path, students: Mapping[str, Path], video: Video) -> Sheet:
+def _attention_sheet(teacher: Path, students: Mapping[str, Path], video: Video) -> Picture:
     """A line a frame: the frame, and the attention of the teacher and of each student."""
     shown = [frame for frame in sorted(video.labels) if not video.labels[frame].crowd.all()]
     places = np.unique(np.linspace(0, len(shown) - 1, min(_FRAMES, len(shown)), dtype=int))
@@ -224,7 +224,7 @@ def _marked(picture: Picture, box_cxcywh: Tensor) -> Picture:
     return cv2.drawMarker(picture.copy(), centre, (230, 159, 0), cv2.MARKER_CROSS, 18, 2)
 
 
-def _headed(sheet: Sheet, texts: Sequence[str]) -> Sheet:
+def _headed(sheet: Sheet, texts: Sequence[str]) -> Picture:
     """With a line of text above the columns."""
     head = np.zeros((_HEAD_PX, sheet.shape[1], 3), np.uint8)
     for column, text in enumerate(texts):

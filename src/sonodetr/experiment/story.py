@@ -212,8 +212,9 @@ def comparison_table(results: Results, test: str) -> Table:
         ),
         tuple(rows),
         f"On the part {test!r}. The verdict is that of p after Holm's correction for "
-        f"{len(compared)} comparison{'s' * (len(compared) > 1)}, at {LEVEL:g}; intervals are not corrected. Lead closed: the "
-        "gain as a share of the teacher's lead; one that may be zero has no bounds.",
+        f"{len(compared)} comparison{'s' * (len(compared) > 1)}, at {LEVEL:g}; intervals are not "
+        "corrected. Lead closed: the gain as a share of the teacher's lead; one that may be zero "
+        "has no bounds.",
     )
 
 
