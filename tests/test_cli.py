@@ -336,4 +336,5 @@ def test_a_bug_shows_itself(monkeypatch, error):
 
 def test_packages_of_extras_are_named_once():
     extras = {"train", "dicom", "huggingface", "supervision", "onnx", "openvino", "export", "live"}
+    extras |= {"ray"}
     assert set(cli._EXTRAS.values()) == extras

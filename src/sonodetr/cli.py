@@ -53,6 +53,7 @@ _EXTRAS = {
     "onnxruntime": "onnx",
     "openvino": "openvino",
     "fastcrc": "live",
+    "ray": "ray",
     "transformers": "huggingface",
     "websockets": "live",
 }

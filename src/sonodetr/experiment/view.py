@@ -58,13 +58,16 @@ class View:
 
     def begin(self, folder: Path) -> None:
         """A training has begun, or goes on."""
+        if folder in self._running:
+            return
         self._running[folder] = self._bars.add_task(f"  {folder.name}", total=None, unit="epochs")
         if not self.console.is_terminal:
             self._say(f"train {folder}")
 
     def end(self, folder: Path) -> None:
         """A training is done."""
-        self._bars.remove_task(self._running.pop(folder))
+        if folder in self._running:
+            self._bars.remove_task(self._running.pop(folder))
         self.done += 1
         self._say(
             f"{self.done} of {self.total}  {folder.name}  validation AP {validation_ap(folder):.3f}"

@@ -158,6 +158,19 @@ class Experiment:
                     return
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
 
+    def train(self, run: Run) -> None:
+        """Train a run, or wait while another process does.
+
+        Raises:
+            InputError: it cannot be trained; the line names it.
+        """
+        while not self.finished(run):
+            with _held(self._lock(run)) as own:
+                if own and not self.finished(run):
+                    train_run(run, self.folder(run))
+            if not own:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+
     def _find(self, unit: Unit) -> Run | str:
         plan = self.plan
         if unit.queries is None:

@@ -25,7 +25,15 @@ def experiment(
         Path, typer.Option(help="folder of all runs; experiments that share it share runs")
     ] = Path("runs/experiments"),
     workers: Annotated[int, typer.Option(min=1, help="processes that train side by side")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="threads of each")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="threads of each training")] = 1,
+    ray: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="train on an existing Ray cluster whose machines share the working folder; "
+            "auto finds one",
+        ),
+    ] = "",
     listed: Annotated[
         bool, typer.Option("--list", help="only show what is done, running, ready and waiting")
     ] = False,
@@ -76,7 +84,12 @@ def experiment(
     check_test_parts(plan)
     command = shlex.join(["sonodetr", "experiment", str(config), *(overrides or ())])
     try:
-        train_all(plan, out, workers, threads)
+        if ray:
+            from sonodetr.experiment.cluster import train_on_ray
+
+            train_on_ray(plan, out, ray, threads)
+        else:
+            train_all(plan, out, workers, threads)
         result = _results(Experiment(plan, out), results or out / "results" / plan.name, command)
     except KeyboardInterrupt:
         raise Stopped("start it again to go on") from None
