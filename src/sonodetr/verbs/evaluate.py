@@ -32,9 +32,9 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled data.
 
-    Writes evaluation.json and precision_recall.png, and shows the main figures with their
-    intervals over recordings. What a model of clips makes of time is seen by taking it away:
-    with --past frozen nothing moves, with --past shuffled nothing moves as it did.
+    Writes evaluation.json, precision_recall.png and matches.npz, and shows the main figures
+    with their intervals over recordings. What a model of clips makes of time is seen by taking
+    it away: with --past frozen nothing moves, with --past shuffled nothing moves as it did.
 
     \b
     Examples:
@@ -60,4 +60,4 @@ def evaluate(
     )
     if json_out != "-":
         print_evaluation(result, Console())
-    answer(result, json_out, f"{folder}: evaluation.json and precision_recall.png")
+    answer(result, json_out, f"{folder}: evaluation.json, precision_recall.png and matches.npz")
