@@ -204,7 +204,7 @@ def comparison_table(results: Results, test: str) -> Table:
     return Table(
         (
             "method",
-            f"0 \N{PLUS-MINUS SIGN} {reach:.2f}",
+            f"\N{MINUS SIGN}{reach:.2f} to +{reach:.2f}",
             "AP gained",
             "p",
             "verdict",
@@ -309,11 +309,11 @@ def capital(text: str) -> str:
 
 def signed(value: float) -> str:
     """A gain or loss of AP."""
-    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+    return f"{round(value, 3) + 0.0:+.3f}".replace("-", "\N{MINUS SIGN}")  # never -0.000
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.0f}%".replace("-", "\N{MINUS SIGN}")
+    return f"{round(100 * value) + 0:d}%".replace("-", "\N{MINUS SIGN}")
 
 
 def _plain(value: Any) -> str:
