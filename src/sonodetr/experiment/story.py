@@ -197,7 +197,7 @@ def comparison_table(results: Results, test: str) -> Table:
                 Cell("", "", kind, drawing),
                 Cell(signed(gain["value"]), _range(gain, signed), kind),
                 Cell(_p(each["p_corrected"]), f"before: {_p(each['p'])}"),
-                Cell(each["verdict"]),
+                Cell(_in_two_lines(each["verdict"])),
                 Cell("") if each["gap_closed"] is None else _share_cell(each["gap_closed"]),
             )
         )
@@ -322,6 +322,13 @@ def _plain(value: Any) -> str:
 
 def _range(of: Mapping[str, Any], show: Callable[[float], str]) -> str:
     return f"{show(of['low'])} to {show(of['high'])}"
+
+
+def _in_two_lines(verdict: str) -> str:
+    """At most: a narrow column would make four of it."""
+    if len(words := verdict.split()) < 4:
+        return verdict
+    return f"{_NO_BREAK.join(words[:2])} {_NO_BREAK.join(words[2:])}"
 
 
 def _p(value: float) -> str:
