@@ -13,7 +13,9 @@ import pytest
 import torch
 from tiny_plans import write_data, write_plan
 
+from sonodetr.experiment.finish import finished_experiment
 from sonodetr.experiment.plan import load_plan
+from sonodetr.experiment.results import collect
 from sonodetr.experiment.work import Experiment
 from sonodetr.files import read_json
 
@@ -64,7 +66,18 @@ def facts(folder):
     return {"threshold": info["threshold"], "validation": info["validation"], "step": info["step"]}
 
 
-def test_killed_at_random_moments_the_results_are_the_same_bits(worker, tmp_path):
+def table(path, out):
+    """results.json, but for what was timed."""
+    finished = finished_experiment(Experiment(load_plan(path), out), "again")
+    collect(finished, out / "results")
+    result = read_json(out / "results" / "results.json")
+    del result["timed"]
+    return result
+
+
+def test_killed_at_random_moments_the_results_are_the_same_bits(
+    worker, path, tmp_path, monkeypatch
+):
     undisturbed = worker(tmp_path / "through")
     undisturbed.join(120)
     assert undisturbed.exitcode == 0
@@ -90,6 +103,8 @@ def test_killed_at_random_moments_the_results_are_the_same_bits(worker, tmp_path
     for name, files in expected.items():
         for file, content in files.items():
             assert found[name][file] == content, (name, file)
+    monkeypatch.setattr("sonodetr.experiment.results.RESAMPLES", 99)
+    assert table(path, tmp_path / "killed") == table(path, tmp_path / "through")
 
 
 def test_two_workers_share_the_runs_and_train_none_twice(worker, tmp_path):

@@ -8,11 +8,12 @@ from tiny_plans import write_data, write_plan
 
 from sonodetr.config_file import dump_config
 from sonodetr.experiment import work
+from sonodetr.experiment.finish import chosen_at_an_end, finished_experiment
 from sonodetr.experiment.plan import Unit, load_plan
 from sonodetr.experiment.view import epochs_done, list_units, print_units
 from sonodetr.experiment.work import Experiment
 from sonodetr.files import InputError
-from sonodetr.training.run import RunInfo, save_info
+from sonodetr.training.run import RunInfo, read_info, save_info
 
 
 @pytest.fixture
@@ -189,3 +190,45 @@ def test_the_list_says_how_far_everything_is(make, capsys):
     assert lines[1].startswith("done     AP 0.251   plain-0.001-seed0-")
     assert lines[2].startswith("ready    1 of 2     plain-0.003-seed0-")
     assert lines[3].endswith("attention, 1, seed 0: waits for the tuning of plain")
+
+
+def test_a_number_at_an_end_of_what_was_tried_is_told_of(make):
+    experiment = make(teachers={}, seeds=[0], methods={"plain": {"tune": RATES}})
+    for rate, ap in ((1e-3, 0.1), (2e-3, 0.3), (3e-3, 0.2)):
+        assert chosen_at_an_end(experiment) == []
+        folder = finish(experiment, Unit("", "plain", 0, rate), ap)
+    assert chosen_at_an_end(experiment) == []
+    info = read_info(folder)
+    save_info(folder, info.model_copy(update={"validation": {"ap": 0.4}}))
+    assert chosen_at_an_end(experiment) == [
+        "plain: train.learning_rate 0.003 is the largest that was tried"
+    ]
+
+
+RATES = {"train.learning_rate": [2e-3, 1e-3, 3e-3]}
+
+
+def test_what_is_reported_of_a_finished_experiment(make):
+    methods = {
+        "plain": {"tune": {"train.learning_rate": [1e-3, 2e-3]}},
+        "long": {"takes": ["plain"], "changes": {"train.epochs": 3}, "against": ["plain"]},
+    }
+    queries = {"anchor": {}, "learned": {"model.queries": "learned"}}
+    methods["long"]["queries"] = ["anchor"]
+    plan = {"methods": methods, "queries": queries, "teachers": {}, "prepare": ["simulate"]}
+    experiment = make(**plan)
+    with pytest.raises(InputError, match="plain, seed 0: is waiting; start the experiment again"):
+        finished_experiment(experiment, "again")
+    for unit in experiment.plan.units():
+        finish(experiment, unit, ap=0.3 if unit.value == 2e-3 else 0.1)
+    found = finished_experiment(experiment, "again")
+    assert [(row.queries, row.method) for row in found.rows] == [
+        ("anchor", "plain"),
+        ("anchor", "long"),
+        ("learned", "plain"),
+    ]
+    assert [len(row.runs) for row in found.rows] == [2, 2, 2]
+    assert found.rows[0].runs[0].name.startswith("anchor-plain-0.002-seed0-")
+    assert [row.tuned for row in found.rows] == [{"train.learning_rate": 2e-3}] * 3
+    assert found.rows[1].against == ("plain",)
+    assert (found.tried, found.again, found.seeds) == (4, ("simulate", "again"), (0, 1))

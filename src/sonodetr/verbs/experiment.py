@@ -125,7 +125,7 @@ def _adopt(folders: list[Path], out: Path, revision: str, json_out: str) -> None
     answer(
         {"taken": taken, "left": left},
         json_out,
-        f"{out}: {len(taken)} runs were taken in, {len(left)} were not",
+        f"{out}: took in {len(taken)} runs, left out {len(left)}",
     )
 
 
