@@ -61,7 +61,7 @@ def test_killed_while_writing(tmp_path):
     path = tmp_path / "a.jsonl"
     code = (
         f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
-        "from test_sinks import result, LinesFile\n"
+        "from test_live_sinks import result, LinesFile\n"
         f"with LinesFile({str(path)!r}).open() as deliver:\n"
         "    for index in range(10**6):\n"
         "        deliver(result(index))\n"

@@ -47,7 +47,7 @@ def seed_shares(
 
     >>> seed_shares(1, 2, "plain").tolist()
     [[1.0], [1.0]]
-    >>> seed_shares(3, 1, "plain").sum()
+    >>> float(seed_shares(3, 1, "plain").sum())
     1.0
     """
     if num_seeds == 1:

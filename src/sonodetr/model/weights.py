@@ -65,7 +65,7 @@ def load_matching(model: DETR, state: dict[str, Tensor]) -> str:
 
     >>> old = DETR(ModelConfig(), num_classes=2)
     >>> load_matching(DETR(ModelConfig(), num_classes=3), old.state_dict()).split("; ")[1]
-    'new: class_head (2 -> 3)'
+    'new: dense_head.class_head.2 (2 -> 3), class_head (2 -> 3)'
     """
     own = model.state_dict()
     taken = {
