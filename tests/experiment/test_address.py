@@ -127,16 +127,18 @@ def test_simulated_data_count_by_their_settings():
     assert len({data_address(f"simulator:{seed}", "", "error") for seed in (7, 8)}) == 2
 
 
-def test_every_byte_of_a_module_counts():
+def test_every_statement_of_a_module_counts():
     code = dict(sources())
     plain, taught = (code_address(code, teacher, False) for teacher in (False, True))
-    code["model/detr.py"] += b"\n"
+    code["model/detr.py"] += b"\n# A word.\n"
+    assert code_address(code, False, False) == plain
+    code["model/detr.py"] += b"MORE = 1\n"
     assert code_address(code, False, False) != plain
     code = dict(sources())
-    code["distill/losses.py"] += b"#"
+    code["distill/losses.py"] += b"MORE = 1\n"
     assert code_address(code, False, False) == plain
     assert code_address(code, True, False) != taught
-    code["simulator/probe.py"] += b"#"
+    code["simulator/probe.py"] += b"MORE = 1\n"
     assert code_address(code, False, False) == plain
     assert code_address(code, False, True) != code_address(sources(), False, True)
     code["stream/new.py"] = b""

@@ -5,7 +5,15 @@ import shutil
 from pathlib import Path
 
 from sonodetr.config_file import config_from_run
-from sonodetr.experiment.address import SHORT, address, affecting, facts_of, sources, sources_at
+from sonodetr.experiment.address import (
+    SHORT,
+    address,
+    affecting,
+    facts_of,
+    sources,
+    sources_at,
+    what_it_does,
+)
 from sonodetr.files import InputError, read_json, write_json
 
 _NAMED = 3  # of what changed
@@ -68,7 +76,11 @@ def _adopt(run: Path, out: Path, revision: str) -> Path:
     simulated = config.data.path.startswith("simulator:")
     paths = {*affecting(code, bool(teacher), simulated)}
     paths |= {*affecting(sources(), bool(teacher), simulated)}
-    changed = sorted(path for path in paths if code.get(path) != sources().get(path))
+    changed = sorted(
+        path
+        for path in paths
+        if what_it_does(code.get(path, b"")) != what_it_does(sources().get(path, b""))
+    )
     if changed:
         names = ", ".join(changed[:_NAMED]) + (", ..." if changed[_NAMED:] else "")
         raise InputError(f"its code was another: {names} changed since {revision or own}")
