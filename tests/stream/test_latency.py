@@ -23,15 +23,6 @@ def test_memory_is_bounded():
     assert latencies.percentiles_ms() == {"p50": 7.0, "p95": 7.0, "p99": 7.0}
 
 
-def test_one_that_is_not_fresh_is_not_counted_anew():
-    latencies = Latencies()
-    latencies.add(0.002)
-    assert latencies.percentiles_ms(fresh=False)["p50"] == 2.0
-    latencies.add(0.004)
-    assert latencies.percentiles_ms(fresh=False)["p50"] == 2.0
-    assert latencies.percentiles_ms()["p50"] == 3.0
-
-
 def test_counts(monkeypatch):
     now_s = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
@@ -64,12 +55,18 @@ def test_counts(monkeypatch):
 
 
 def test_what_hangs_is_counted_as_dropped():
-    counters = Counters(["file"])
+    counters = Counters(["file", "viewer"])
     for _ in range(7):
         counters.captured()
     for _ in range(3):
         counters.found(1.0, 1.0, 0.1)
-    counters.delivered("file", 1.0)
+    counters.delivered("viewer", 1.0)
     counters.settle()
+    counters.settle("viewer")
     counts = counters.snapshot()
-    assert (counts["dropped"], counts["sinks"]["file"]["dropped"]) == (4, 2)
+    assert counts["dropped"] == 4
+    # The file may still take its frames.
+    assert {name: sink["dropped"] for name, sink in counts["sinks"].items()} == {
+        "file": 0,
+        "viewer": 2,
+    }

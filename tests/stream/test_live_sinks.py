@@ -92,7 +92,7 @@ def test_full_disk(tmp_path):
             pipeline.run(threading.Event())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    counts = pipeline.snapshot(fresh=True)
+    counts = pipeline.snapshot()
     for name in ("a.jsonl", "b.jsonl"):
         sink = counts["sinks"][str(tmp_path / name)]
         assert (tmp_path / name).read_text().endswith("\n")

@@ -138,7 +138,7 @@ def test_a_sink_that_raises_ends_alone(every_frame):
     pipeline = Pipeline(predictor(), Recording(recording(71), fast=True), [bad, good])
     with pytest.raises(Broken, match="no more"):
         pipeline.run(threading.Event())
-    counts = pipeline.snapshot(fresh=True)
+    counts = pipeline.snapshot()
     assert good.indices == list(range(71))
     assert counts["sinks"]["bad"]["delivered"] == 2
     assert counts["sinks"]["bad"]["dropped"] == 69
@@ -147,13 +147,14 @@ def test_a_sink_that_raises_ends_alone(every_frame):
     adds_up(counts)
 
 
-def test_a_sink_that_cannot_be_opened_ends_all_before_the_first_frame():
-    class Closed(Kept):
-        @contextmanager
-        def open(self):
-            raise InputError("cannot write there")
-            yield
+class Closed(Kept):
+    @contextmanager
+    def open(self):
+        raise InputError("cannot write there")
+        yield
 
+
+def test_a_sink_that_cannot_be_opened_ends_all_before_the_first_frame():
     good = Kept()
     pipeline = Pipeline(predictor(), LiveSource([broken]), [good, Closed("bad")])
     with pytest.raises(InputError, match="cannot write there"):
@@ -200,6 +201,36 @@ def test_a_source_that_never_answers_is_left(monkeypatch):
         with pytest.raises(InputError, match="made up: does not answer"):
             pipeline.run(stop)
         adds_up(pipeline.snapshot())
+    finally:
+        for_ever.set()
+
+
+def test_a_model_that_never_answers_is_left(monkeypatch):
+    """Also where the source waits for it, which is not to blame."""
+    monkeypatch.setattr(pipeline_module, "PATIENCE_S", 0.3)
+    for_ever, stop = threading.Event(), threading.Event()
+
+    def hang(clip):
+        if clip == [3]:
+            stop.set()
+            for_ever.wait(20)
+
+    pipeline = Pipeline(predictor(hang), Recording(recording(29), fast=True), [sink := Kept()])
+    try:
+        with pytest.raises(InputError, match=r"the model takes over 0.3 s for a frame"):
+            pipeline.run(stop)
+        assert sink.indices == [0, 1]
+        adds_up(pipeline.snapshot())
+    finally:
+        for_ever.set()
+
+
+def test_a_sink_that_cannot_be_opened_is_told_before_a_model_that_hangs(monkeypatch):
+    monkeypatch.setattr(pipeline_module, "PATIENCE_S", 0.3)
+    for_ever = threading.Event()
+    try:
+        with pytest.raises(InputError, match="cannot write there"):
+            run(predictor(lambda clip: for_ever.wait(20)), LiveSource([]), [Closed("bad")])
     finally:
         for_ever.set()
 

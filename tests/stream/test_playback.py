@@ -90,6 +90,20 @@ def test_seek_while_paused_and_while_playing():
         assert player.shown[-1] == 999
 
 
+def test_moved_twice_before_a_frame_was_read():
+    """On to the next frame in the end: the one that was wanted in between is not shown."""
+    playback, stop = Playback(np.arange(31) / 100), threading.Event()
+    for place in range(6):
+        cue = playback.next(stop)
+        assert playback.due(cue, stop)
+    playback.seek(2)
+    cue = playback.next(stop)
+    playback.seek(6)
+    assert not playback.due(cue, stop)
+    assert playback.due(playback.next(stop), stop)
+    assert (place, cue.place, playback.position) == (5, 2, 6)
+
+
 def test_a_still_is_shown_once():
     with Player(1) as player:
         player.thread.join(10)

@@ -13,8 +13,6 @@ from sonodetr.files import InputError
 # Percentiles are those of this many last frames: 2.8 minutes at 60 frames a second.
 LAST_FRAMES = 10_000
 PERCENTILES = (50, 95, 99)
-# Sorting the last frames takes a millisecond, and viewers ask at every frame.
-_FRESH_S = 0.25
 # A rate is that of the last frames, and sinks to 0 when none come for longer than this.
 _RATE_FRAMES = 61
 _RATE_GAP_S = 1.0
@@ -35,32 +33,19 @@ class Latencies:
     def __init__(self, last: int = LAST_FRAMES) -> None:
         self._times_ms = np.zeros(last)
         self._count = 0
-        self._known: dict[str, float | None] = {f"p{each}": None for each in PERCENTILES}
-        self._known_at_s = -np.inf
-        self._known_count = 0
 
     def add(self, seconds: float) -> None:
         """One more time; the oldest goes where there are more than the last ones."""
         self._times_ms[self._count % len(self._times_ms)] = seconds * 1000
         self._count += 1
 
-    def percentiles_ms(self, *, fresh: bool = True) -> dict[str, float | None]:
-        """p50, p95, p99 with linear interpolation, None before the first time.
-
-        Args:
-            fresh: of now; otherwise they may be a quarter of a second old.
-        """
-        now_s = time.monotonic()
-        stale = fresh or now_s >= self._known_at_s + _FRESH_S
-        if stale and self._count > self._known_count:
-            last = self._times_ms[: self._count]
-            values = np.percentile(last, PERCENTILES)
-            names = (f"p{each}" for each in PERCENTILES)
-            self._known = {
-                name: round(float(value), 3) for name, value in zip(names, values, strict=True)
-            }
-            self._known_at_s, self._known_count = now_s, self._count
-        return dict(self._known)
+    def percentiles_ms(self) -> dict[str, float | None]:
+        """p50, p95, p99 with linear interpolation, None before the first time."""
+        names = [f"p{each}" for each in PERCENTILES]
+        if not self._count:
+            return dict.fromkeys(names)
+        values = np.percentile(self._times_ms[: self._count], PERCENTILES)
+        return dict(zip(names, values.round(3).tolist(), strict=True))
 
 
 class _Sink:
@@ -128,12 +113,13 @@ class Counters:
             known = isinstance(error, InputError)
             self._sinks[sink].error = str(error) if known else f"{type(error).__name__}: {error}"
 
-    def settle(self) -> None:
-        """Count as dropped what never came through, because a stage hangs; the rest is over."""
+    def settle(self, sink: str | None = None) -> None:
+        """Count as dropped what never came through a stage that hangs: the model, or a sink."""
         with self._lock:
-            self._dropped = self._captured - self._found
-            for sink in self._sinks.values():
-                sink.dropped = self._found - sink.delivered
+            if sink is None:
+                self._dropped = self._captured - self._found
+            else:
+                self._sinks[sink].dropped = self._found - self._sinks[sink].delivered
 
     def progress(self) -> int:
         """A number that differs whenever anything was counted meanwhile."""
@@ -141,8 +127,8 @@ class Counters:
             done = self._captured + self._dropped + self._found
             return done + sum(each.delivered + each.dropped for each in self._sinks.values())
 
-    def snapshot(self, *, fresh: bool = True) -> dict[str, Any]:
-        """All counts now, as plain values (docs/live.md); `fresh` as in `percentiles_ms`."""
+    def snapshot(self) -> dict[str, Any]:
+        """All counts now, as plain values (docs/live.md)."""
         now_s = time.monotonic()
         with self._lock:
             return {
@@ -151,13 +137,13 @@ class Counters:
                 "found": self._found,
                 "late": self._late,
                 "frames_per_second": round(_rate_hz(self._found_at_s, now_s), 2),
-                "latency_ms": self._latencies.percentiles_ms(fresh=fresh),
+                "latency_ms": self._latencies.percentiles_ms(),
                 "sinks": {
                     name: {
                         "delivered": sink.delivered,
                         "dropped": sink.dropped,
                         "error": sink.error,
-                        "latency_ms": sink.latencies.percentiles_ms(fresh=fresh),
+                        "latency_ms": sink.latencies.percentiles_ms(),
                     }
                     for name, sink in self._sinks.items()
                 },

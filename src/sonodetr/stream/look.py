@@ -3,14 +3,14 @@
 import time
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sonodetr.predictor import Predictor, RegionChoice, Seen
 from sonodetr.stream.flow import Captured, Result, Source
 from sonodetr.stream.region import LiveRegion, only_region
-from sonodetr.types import Detections, Frame, Region, clip_indices
+from sonodetr.types import Detections, Frame, clip_indices
 
 if TYPE_CHECKING:
     from sonodetr.stream.track import Tracker
@@ -30,6 +30,9 @@ class Look:
         choice: what the model sees; None is as in training.
         show_outside: keep the pixels around the region.
 
+    Attributes:
+        region: what the model sees now, in its `state`, which any thread may read.
+
     Raises:
         InputError: a given region does not lie inside a recording.
     """
@@ -45,28 +48,17 @@ class Look:
     ) -> None:
         self._predictor, self._tracker, self._threshold = predictor, tracker, threshold
         self._show_outside = show_outside
-        self._live: LiveRegion | None = None
-        self._recorded: Region | None = None
+        chosen: RegionChoice = choice or predictor.interface.region  # type: ignore[assignment]
         video = getattr(source, "video", None)
-        if video is None:
-            trained: RegionChoice = predictor.interface.region  # type: ignore[assignment]
-            self._live = LiveRegion(trained if choice is None else choice)
-        else:
-            source.video = predictor.with_region(video, choice)  # type: ignore[attr-defined]
-            self._recorded = source.video.region_px  # type: ignore[attr-defined]
+        if video is not None:  # which can be looked through beforehand
+            chosen = predictor.with_region(video, chosen).region_px or "full"
+        self.region = LiveRegion(chosen)
         interface = predictor.interface
         self._clip_frames, self._clip_step = interface.clip_frames, interface.clip_step
         # Frames that follow each other, are of one size, and show one region.
         self._seen: deque[Seen] = deque(maxlen=(self._clip_frames - 1) * self._clip_step + 1)
         self._seen_of: tuple[object, ...] = ()
         self._stream: tuple[int, ...] = ()
-
-    @property
-    def region(self) -> Literal["searching", "whole frame"] | Region:
-        """What the model sees now; safe to read from any thread."""
-        if self._live is not None:
-            return self._live.state
-        return self._recorded or "whole frame"
 
     def warm_up(self) -> None:
         """Run the model once, as the first time is slow."""
@@ -83,12 +75,10 @@ class Look:
         stream = (captured.part, *frame.pixels.shape[:2])
         if stream != self._stream:
             self._stream = stream
-            if self._live is not None:
-                self._live.restart()
+            self.region.restart()
             if self._tracker is not None:
                 self._tracker.reset()
-        if self._live is not None:
-            frame = self._live.place(frame, captured.captured_s)
+        frame = self.region.place(frame, captured.captured_s)
         everything = self._found(frame, captured.part).above(min(LEAST_SCORE, self._threshold))
         if self._tracker is None:
             detections = everything.above(self._threshold)
@@ -96,7 +86,7 @@ class Look:
             everything = self._tracker.update(everything, self._threshold)
             assert everything.track_ids is not None
             detections = everything.select(everything.track_ids >= 0)
-        if not self._show_outside and (frame.region_px or self.region == "searching"):
+        if not self._show_outside and (frame.region_px or self.region.state == "searching"):
             frame = replace(frame, pixels=only_region(frame.pixels, frame.region_px))
         return Result(frame, detections, everything, captured.captured_s, time.monotonic())
 

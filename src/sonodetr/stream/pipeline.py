@@ -137,13 +137,10 @@ class Pipeline:
         self._ready = Event()
         self._error: BaseException | None = None
 
-    def snapshot(self, *, fresh: bool = False) -> dict[str, Any]:
-        """All counters now, as plain values; for any thread, and cheap enough for every frame.
-
-        See docs/live.md. Percentiles may be a quarter of a second old unless `fresh`.
-        """
-        region = self._look.region
-        counts = self._counters.snapshot(fresh=fresh)
+    def snapshot(self) -> dict[str, Any]:
+        """All counters now, as plain values (docs/live.md); for any thread, and cheap."""
+        region = self._look.region.state
+        counts = self._counters.snapshot()
         for outlet in self._outlets:
             counts["sinks"][outlet.name]["not_taken"] = getattr(outlet.sink, "dropped", 0)
         return counts | {
@@ -191,14 +188,15 @@ class Pipeline:
         error = self._error or next((each.error for each in self._outlets if each.error), None)
         if error is not None:
             raise error
-        return self.snapshot(fresh=True)
+        return self.snapshot()
 
     def _all_ready(self) -> bool:
         """Whether the model has run once and the sinks are open, before the first frame is read."""
         patient_until_s = time.monotonic() + PATIENCE_S
         while not self._stop.wait(0.01):
-            if any(outlet.error for outlet in self._outlets):
-                self._stop.set()
+            for outlet in self._outlets:
+                if outlet.error is not None:
+                    self._fail(outlet.error)
             opened = all(outlet.opened.is_set() for outlet in self._outlets)
             if self._ready.is_set() and (opened or time.monotonic() > patient_until_s):
                 return not self._stop.is_set()
@@ -216,20 +214,25 @@ class Pipeline:
     def _end(self, capture: _Stage, infer: _Stage) -> None:
         """End all stages, in the order in which frames pass them."""
         self._stop.set()
-        if not self._ended(capture):
-            self._fail(
-                InputError(f"{self.source.name}: does not answer, and was left; look at the device")
-            )
+        captured = self._ended(capture)
         self._frames.close()
         if not self._ended(infer):
+            self._frames.abandon()  # capture may wait for a place in it
+            capture.ended.wait(_LOOK_S)
+            self._counters.settle()
             self._fail(
                 InputError(f"the model takes over {PATIENCE_S:g} s for a frame, and was left")
+            )
+        elif not captured:
+            self._fail(
+                InputError(f"{self.source.name}: does not answer, and was left; look at the device")
             )
         for outlet in self._outlets:
             outlet.results.close()
         for outlet in self._outlets:
             # A long video may take its time to be closed.
             if not self._ended(outlet.stage, patient=outlet.patient):
+                self._counters.settle(outlet.name)
                 outlet.fail(InputError(f"{outlet.name}: takes no more frames, and was left"))
 
     def _ended(self, stage: _Stage, *, patient: bool = False) -> bool:
@@ -241,7 +244,6 @@ class Pipeline:
             if moved != (moved := self._counters.progress()):
                 moved_at_s = time.monotonic()
             elif not patient and time.monotonic() > moved_at_s + PATIENCE_S:
-                self._counters.settle()
                 return False
         stage.join(_LOOK_S)
         return True

@@ -101,7 +101,9 @@ class Playback:
         """Wait until a frame is to be shown; False if another one is by then."""
         with self._changed:
             while not stop.is_set() and cue.part == self._part:
-                if self._wanted == cue.place:
+                if self._wanted is not None:
+                    if self._wanted != cue.place:
+                        return False
                     self._wanted = None
                     self._position = cue.place
                     self._start_clock(cue.place)

@@ -25,9 +25,10 @@ class LiveRegion:
         state: "searching", "whole frame" (all of it is seen, and shown), or the rectangle.
     """
 
+    state: Literal["searching", "whole frame"] | Region
+
     def __init__(self, choice: Literal["auto", "full"] | Region) -> None:
         self._choice = choice
-        self.state: Literal["searching", "whole frame"] | Region = "searching"
         self.restart()
 
     def restart(self) -> None:
@@ -35,13 +36,10 @@ class LiveRegion:
         self._samples: list[Pixels] = []
         self._sampled_s = -np.inf
         self._first: Region | None = None
-        match self._choice:
-            case Region():
-                self.state = self._choice
-            case "full":
-                self.state = "whole frame"
-            case _:
-                self.state = "searching"
+        if isinstance(self._choice, Region):
+            self.state = self._choice
+        else:
+            self.state = "whole frame" if self._choice == "full" else "searching"
 
     def place(self, frame: Frame, captured_s: float) -> Frame:
         """The frame with its region; None there means all of it, or nothing found yet."""

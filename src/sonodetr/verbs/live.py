@@ -206,7 +206,7 @@ def _run(
         gc.unfreeze()
         logging.getLogger("sonodetr").removeHandler(status)
         status.clear()
-        counts = pipeline.snapshot(fresh=True)
+        counts = pipeline.snapshot()
         if whole or counts["captured"]:
             result |= counts | {"seconds": round(time.monotonic() - started_s, 3)}
             answer(result, json_out, "\n".join(_summary(counts)))
