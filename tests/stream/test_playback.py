@@ -93,7 +93,7 @@ def test_seek_while_paused_and_while_playing():
 def test_moved_twice_before_a_frame_was_read():
     """On to the next frame in the end: the one that was wanted in between is not shown."""
     playback, stop = Playback(np.arange(31) / 100), threading.Event()
-    for place in range(6):
+    for _ in range(6):
         cue = playback.next(stop)
         assert playback.due(cue, stop)
     playback.seek(2)
@@ -101,7 +101,7 @@ def test_moved_twice_before_a_frame_was_read():
     playback.seek(6)
     assert not playback.due(cue, stop)
     assert playback.due(playback.next(stop), stop)
-    assert (place, cue.place, playback.position) == (5, 2, 6)
+    assert (cue.place, playback.position) == (2, 6)
 
 
 def test_a_still_is_shown_once():

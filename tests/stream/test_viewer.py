@@ -78,6 +78,20 @@ def test_nothing_is_encoded_while_nobody_watches(monkeypatch):
     assert len(encoded) == 2
 
 
+def test_who_comes_later_never_sees_an_older_frame():
+    with watched(playback=Playback(np.arange(13) / 10)) as (viewer, deliver):
+        with page_of(viewer) as page:
+            ready(viewer)
+            deliver(result(1))
+            page.frame(1)
+        ready(viewer, 0)
+        deliver(result(2))
+        with page_of(viewer) as page:
+            page.frame(2)
+            page.ask(pause=True)  # which is answered with the newest frame
+            assert page.header(lambda header: "frame" in header)["frame"] == 2
+
+
 def test_a_slow_page_gets_the_newest_frame():
     with watched() as (viewer, deliver), page_of(viewer, max_queue=1) as page:
         ready(viewer)
@@ -343,6 +357,19 @@ def test_attention_that_cannot_be_told():
         page.frame(0)
         page.ask(attend=[1, 1])
         page.header(lambda header: header["frozen"])
+
+
+def test_attention_that_fails_is_told(caplog):
+    attend = Looks(lambda: 1 / 0)
+    with watched(attend=attend) as (viewer, deliver), page_of(viewer) as page:
+        ready(viewer)
+        deliver(result(0))
+        page.frame(0)
+        for count in (1, 2):  # and one may ask again
+            page.ask(attend=[1, 1])
+            eventually(lambda: len(caplog.records) == count)  # noqa: B023
+    assert {record.message for record in caplog.records} == {"a viewer's attention failed"}
+    assert len(attend.asked) == 2
 
 
 def test_one_wish_at_a_time():

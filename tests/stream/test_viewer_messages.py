@@ -83,7 +83,7 @@ def test_what_lies_outside_the_region_is_black():
 
 def test_what_is_not_finite_is_left_out():
     boxes = np.float32([[0, 0, 1, 1], [0, 0, np.nan, 1], [0, 0, 2, 2]])
-    points = np.float32([[[1, 1], [np.inf, 1]], [[1, 1], [2, 2]], [[4, 4], [4, 4]]])
+    points = np.float32([[[1, 1], [np.nan, 1]], [[1, 1], [2, 2]], [[4, 4], [4, 4]]])
     scores, classes = np.float32([0.9, 0.8, 0.7]), np.int64([0, 0, 1])
     rows = detection_rows(Detections(boxes, scores, classes, CLASSES, points))
     assert [row["class"] for row in rows] == ["needle", "nerve"]

@@ -66,13 +66,13 @@ class Connection:
         """
         while True:
             self._between()
-            self._read(self._header, begun=False)
+            self._read(self._header)
             header = read_header(self._header)
             if header.kind != "IMAGE":
                 self._skip(header)
                 continue
             body = np.empty(header.body_bytes, np.uint8).data
-            self._read(body)
+            self._read(body, time.monotonic() + _MESSAGE_S)
             captured_s = self.heard_s = time.monotonic()
             yield Received(read_image(read_content(header, body)), header.device, captured_s)
 
@@ -87,10 +87,8 @@ class Connection:
             # A peer that does not take 88 bytes within the timeout loses the connection.
             self._peer.sendall(pack("STATUS", "SonoDETR", status_content()))
 
-    def _read(self, data: memoryview, end: float | None = None, *, begun: bool = True) -> None:
-        """Fill `data`; the time for it begins now, or with its first byte if not `begun`."""
-        if begun and end is None:
-            end = time.monotonic() + _MESSAGE_S
+    def _read(self, data: memoryview, end: float | None = None) -> None:
+        """Fill `data` before `end`, or in so many seconds after its first byte, however late."""
         filled = 0
         while filled < len(data):
             if self._stop.is_set():

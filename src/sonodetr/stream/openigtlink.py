@@ -68,30 +68,30 @@ class IgtlClientSource:
         while not stop.is_set():
             before = frames.count
             try:
-                with closing(connect(addresses, stop)) as peer:
-                    _log.info("%s: connected", self.name)
-                    waiting = False
-                    try:
-                        received = Connection(peer, stop, lambda: None).images()
-                        yield from frames.of_connection(received)
-                    except UnsupportedImage as error:
-                        if frames.count == 0:
-                            raise InputError(f"{self.name} sends {error}") from None
-                        self._lose(error)
-                    except (MessageError, OSError) as error:
-                        self._lose(error)
-            except Stopped:
-                return
+                peer = connect(addresses, stop)
             except OSError as error:
                 if not waiting and not stop.is_set():
                     self._warn(f"no connection yet ({error.strerror or error}); waiting")
                 waiting = True
+            else:
+                waiting = False
+                with closing(peer):
+                    yield from self._sent(peer, frames, stop)
             pause_s = 0.1 if frames.count > before else min(2 * pause_s, _LONGEST_PAUSE_S)
             stop.wait(pause_s)
 
-    def _lose(self, error: Exception) -> None:
-        self.lost += 1
-        self._warn(f"lost the connection ({error}), {self.lost} so far; connecting again")
+    def _sent(self, peer: socket.socket, frames: FrameCounter, stop: Event) -> Iterator[Captured]:
+        """The frames of one connection, until it is lost."""
+        _log.info("%s: connected", self.name)
+        try:
+            yield from frames.of_connection(Connection(peer, stop, lambda: None).images())
+        except Stopped:
+            return
+        except (MessageError, OSError) as error:
+            if isinstance(error, UnsupportedImage) and frames.count == 0:
+                raise InputError(f"{self.name} sends {error}") from None
+            self.lost += 1
+            self._warn(f"lost the connection ({error}), {self.lost} so far; connecting again")
 
 
 class _Displaced(Exception):
@@ -169,11 +169,9 @@ class IgtlServerSource:
         """The next allowed client, if one waits; refuses all others that stand before it."""
         while True:
             try:
-                accepted = accept(listener, self._address.allowed)
+                return accept(listener, self._address.allowed)
             except PermissionError as error:
                 self._refuse(str(error))
-            else:
-                return accepted[0] if accepted else None
 
     def _refuse(self, why: str) -> None:
         self.refused += 1

@@ -181,16 +181,16 @@ class Outlet:
         """Let a client in that waits."""
         assert self._listener is not None
         try:
-            accepted = accept(self._listener, self._allowed)
+            client = accept(self._listener, self._allowed)
         except PermissionError as error:
             self._refuse(str(error))
             return
-        if accepted is None:
+        if client is None:
             return
         if len(self._peers) < MAX_PEERS:
-            self._add(accepted[0])
+            self._add(client)
         else:
-            accepted[0].close()
+            client.close()
             self._refuse(f"{MAX_PEERS} are connected")
 
     def _refuse(self, why: str) -> None:

@@ -125,8 +125,8 @@ def listen(address: Address) -> socket.socket:
     return listener
 
 
-def accept(listener: socket.socket, allowed: Sequence[str]) -> tuple[socket.socket, str] | None:
-    """The next client that waits and its IP; None if none does.
+def accept(listener: socket.socket, allowed: Sequence[str]) -> socket.socket | None:
+    """The next client that waits; None if none does.
 
     Raises:
         PermissionError: a client came that is not among `allowed`; it was sent away.
@@ -138,7 +138,7 @@ def accept(listener: socket.socket, allowed: Sequence[str]) -> tuple[socket.sock
     if allowed and host not in allowed:
         peer.close()
         raise PermissionError(f"{host} is not named in ?from=")
-    return _ready(peer), host
+    return _ready(peer)
 
 
 def resolve(host: str, port: int) -> list[tuple]:

@@ -39,18 +39,14 @@ def open_stream(address: str, *, fast: bool = False, hold: bool = False) -> Sour
     scheme = address.partition(":")[0].lower()
     match scheme:
         case "igtl" | "igtl-listen":
-            from sonodetr.stream.openigtlink import (
-                IgtlClientSource,
-                IgtlServerSource,
-                parse_address,
-            )
+            from sonodetr.stream import openigtlink
 
-            where = parse_address(address)
-            source: Source = (
-                IgtlClientSource(where.host, where.port)
-                if scheme == "igtl"
-                else IgtlServerSource(*where)
-            )
+            where = openigtlink.parse_address(address)
+            source: Source
+            if scheme == "igtl":
+                source = openigtlink.IgtlClientSource(where.host, where.port)
+            else:
+                source = openigtlink.IgtlServerSource(*where)
         case "camera":
             source = Camera(_number(address))
         case _:

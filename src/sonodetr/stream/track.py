@@ -1,6 +1,7 @@
 """A light causal tracker: ids, steadier boxes and points, short gaps bridged. NumPy and SciPy."""
 
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -26,7 +27,7 @@ CUTOFF_SLOPE = 3.0
 _SPEED_CUTOFF_HZ = 1.0
 
 
-@dataclass
+@dataclass(eq=False)  # a track is itself alone
 class _Track:
     """One object that is followed.
 
@@ -57,7 +58,7 @@ class Tracker:
     """
 
     def __init__(self) -> None:
-        self._next_id = 1
+        self._ids = count(1)
         self.reset()
 
     def reset(self) -> None:
@@ -89,25 +90,26 @@ class Tracker:
                 ids[row] = track.track_id
         taken = {row for _, row in matches}
         followed = [track for track, _ in matches]
-        lost = [track for track in self._tracks if not any(track is one for one in followed)]
-        lost = [track for track in lost if 0 <= now_s - track.seen_s < GAP_S]
-        fresh = [row for row in np.flatnonzero(found.scores >= threshold) if row not in taken]
-        started = [self._start(found, int(row), places[row]) for row in fresh]
+        lost = [
+            track
+            for track in self._tracks
+            if track not in followed and 0 <= now_s - track.seen_s < GAP_S
+        ]
+        started = [
+            _Track(
+                next(self._ids),
+                int(found.classes[row]),
+                float(found.scores[row]),
+                places[row].copy(),
+                np.zeros(8),
+                now_s,
+            )
+            for row in np.flatnonzero(found.scores >= threshold)
+            if row not in taken
+        ]
         self._tracks = [*followed, *lost, *started]
         bridged = [track for track in lost if track.seen >= CONFIRM_FRAMES]
         return _joined(found, places, ids, bridged, now_s)
-
-    def _start(self, found: Detections, row: int, place_px: Float64[np.ndarray, "8"]) -> _Track:
-        track = _Track(
-            self._next_id,
-            int(found.classes[row]),
-            float(found.scores[row]),
-            place_px.copy(),
-            np.zeros(8),
-            found.time_s,
-        )
-        self._next_id += 1
-        return track
 
     def _match(self, found: Detections, rows: np.ndarray) -> list[tuple[_Track, int]]:
         if not self._tracks or not len(rows):

@@ -9,7 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from typing import Any, NamedTuple
@@ -63,9 +63,9 @@ class _Page:
         self.next: _Shown | None = None  # the newest frame, until it is sent
         self.shown: _Shown | None = None  # the frame sent last
         self.answer: bytes | None = None  # to a wish to attend
+        self.attending: asyncio.Task[None] | None = None
         self.untold = True  # of the state
         self.frozen = False  # gets no frames
-        self.attending = False
 
 
 class Viewer:
@@ -155,9 +155,8 @@ class Viewer:
         self._recent.append(result.frame)
         self._last = result, tuple(self._recent)
         if self._pages:
-            self._newest = self._show(*self._last)
             with suppress(RuntimeError):  # as above
-                self._loop.call_soon_threadsafe(self._spread)
+                self._loop.call_soon_threadsafe(self._spread, self._show(*self._last))
 
     def _show(self, result: Result, frames: tuple[Frame, ...]) -> _Shown:
         message = frame_message(result, self._state(), show_outside=self._show_outside)
@@ -188,18 +187,17 @@ class Viewer:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._worker = ThreadPoolExecutor(1, "sonodetr-attention")
-        try:
-            async with serve_pages(self._watch, self._socket, self._access):
-                self._ready.set()
-                while not self._stop.is_set():
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._stop.wait(), STATE_PERIOD_S)
-                    self._tell_all()
-        finally:
-            self._worker.shutdown(cancel_futures=True)
+        # For attention: one wish after the other.
+        self._loop.set_default_executor(ThreadPoolExecutor(1, "sonodetr-attention"))
+        async with serve_pages(self._watch, self._socket, self._access):
+            self._ready.set()
+            while not self._stop.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), STATE_PERIOD_S)
+                self._tell_all()
 
-    def _spread(self) -> None:
+    def _spread(self, shown: _Shown) -> None:
+        self._newest = shown
         for page in self._pages:
             self._offer(page)
 
@@ -221,8 +219,8 @@ class Viewer:
         self._pages.add(page)
         try:
             if self._last is not None:  # of when nobody watched
-                page.next = self._show(*self._last)
-            page.news.set()
+                self._newest = self._show(*self._last)
+            self._offer(page)
             async for text in connection:
                 if pace.exceeded():
                     await connection.close(CloseCode.POLICY_VIOLATION, "too many messages")
@@ -236,8 +234,10 @@ class Viewer:
             _log.exception("a viewer's page failed")
         finally:
             self._pages.discard(page)
-            feed.cancel()
-            await asyncio.wait([feed])
+            tasks = [task for task in (feed, page.attending) if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def _feed(self, page: _Page) -> None:
         """Send whatever is newest, and no more than the page keeps up with."""
@@ -274,13 +274,13 @@ class Viewer:
             yield pack(self._state(frozen=page.frozen))
 
     def _obey(self, page: _Page, command: Command) -> None:
-        page.frozen = command.verb == "attend" or (
-            self._playback is None and (command.verb == "pause" or page.frozen)
-        )
-        if command.verb == "play":
-            page.frozen = False
         if command.verb == "attend":
+            page.frozen = True
             self._look_up(page, command.point_px)
+        elif command.verb == "play" or self._playback is not None:
+            page.frozen = False
+        elif command.verb == "pause":
+            page.frozen = True
         if page.frozen:
             page.next = None  # what the page shows stays as it is
         else:
@@ -299,25 +299,19 @@ class Viewer:
 
     def _look_up(self, page: _Page, point_px: tuple[float, float]) -> None:
         """Start to ask the model for its attention, unless this page is waiting for it."""
-        if self._attend is None or page.shown is None or page.attending:
-            return
-        page.attending = True
-        answer = self._worker.submit(self._attended, page.shown, point_px)
+        waiting = page.attending is not None and not page.attending.done()
+        if self._attend is not None and page.shown is not None and not waiting:
+            page.attending = asyncio.create_task(self._answer(page, page.shown, point_px))
 
-        def answered(done: Future[bytes]) -> None:
-            with suppress(RuntimeError):  # the viewer was closed meanwhile
-                self._loop.call_soon_threadsafe(self._answer, page, done)
-
-        answer.add_done_callback(answered)
-
-    def _answer(self, page: _Page, done: Future[bytes]) -> None:
-        page.attending = False
-        if not done.cancelled():
-            page.answer = done.result()
+    async def _answer(self, page: _Page, shown: _Shown, point_px: tuple[float, float]) -> None:
+        try:
+            page.answer = await asyncio.to_thread(self._attended, shown, point_px)
             page.news.set()
+        except Exception:
+            _log.exception("a viewer's attention failed")
 
     def _attended(self, shown: _Shown, point_px: tuple[float, float]) -> bytes:
-        """The frame with the model's attention. Runs in the worker's thread."""
+        """The frame with the model's attention. Runs in a thread of its own."""
         assert self._attend is not None
         state = self._state(frozen=True)
         try:

@@ -161,8 +161,7 @@ def detection_rows(detections: Detections) -> list[dict[str, Any]]:
     rows = detections.to_dict()["detections"]
     if detections.points_px is not None:
         known = np.isfinite(detections.points_px).all((1, 2))
-        points_px = np.where(known[:, None, None], detections.points_px, np.float32(np.nan))
-        angles = shaft_angles_deg(points_px, detections.spacing_mm)
+        angles = shaft_angles_deg(detections.points_px, detections.spacing_mm)
         for row, both, angle in zip(rows, known, angles, strict=True):
             if not both:
                 del row["points_px"]
@@ -187,6 +186,4 @@ def shaft_angles_deg(
     scale = (1.0, 1.0) if spacing_mm is None else (spacing_mm.x_mm, spacing_mm.y_mm)
     lines = points_px.astype(np.float64) * scale
     level = np.broadcast_to(np.array([[0.0, 0.0], [1.0, 0.0]]), lines.shape)
-    angles = line_angles_deg(lines, level)
-    angles[(lines[:, 0] == lines[:, 1]).all(-1)] = np.nan
-    return angles
+    return line_angles_deg(level, lines)
