@@ -7,16 +7,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
+from live_parts import wait_until
 
 from sonodetr.draw import draw
 from sonodetr.files import InputError
 from sonodetr.formats.openigtlink import (
-    flat_matrix,
     image_content,
     pack,
     read_content,
@@ -37,20 +37,6 @@ from sonodetr.types import Detections, Frame, Spacing
 # A plane turned in space: columns go up, rows to the right.
 TURNED = np.array([[0, 0.5, 0, 3], [0, 0, 1, 5], [0.25, 0, 0, 7], [0, 0, 0, 1.0]])
 PATIENT = "Doe^Jane"
-
-
-@pytest.fixture(autouse=True)
-def no_threads_are_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    assert set(threading.enumerate()) == before
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.005)
 
 
 def image(value: int, height: int = 5, width: int = 7, device: str = PATIENT) -> bytes:
@@ -80,7 +66,7 @@ class Running:
     @property
     def port(self) -> int:
         assert isinstance(self.source, IgtlServerSource)
-        until(lambda: self.source.port != 0)  # type: ignore[union-attr]
+        wait_until(lambda: self.source.port != 0)  # type: ignore[union-attr]
         return self.source.port
 
     def connect(self) -> socket.socket:
@@ -151,7 +137,7 @@ sys.stdin.read()
 
 
 def check_images(run: Running) -> None:
-    until(lambda: len(run.captured) == 13)
+    wait_until(lambda: len(run.captured) == 13)
     assert run.values == list(range(13))
     last = run.captured[-1]
     assert last.frame.pixels.shape == (480, 640)
@@ -322,7 +308,7 @@ def test_other_messages_are_skipped_and_status_is_answered() -> None:
         for kind in ("TRANSFORM", "STATUS", "TDATA", "GET_STATUS"):
             peer.sendall(pack(kind, PATIENT, b"" if kind == "GET_STATUS" else bytes(200_000)))
         peer.sendall(image(3))
-        until(lambda: run.values == [3])
+        wait_until(lambda: run.values == [3])
         answer = peer.recv(1000)
         header = read_header(answer[:58])
         assert header.kind == "STATUS"
@@ -333,7 +319,7 @@ def test_frame_of_another_size() -> None:
     with pushed_to() as run, run.connect() as peer:
         for number, (height, width) in enumerate([(5, 7), (11, 13), (3, 2), (480, 640)]):
             peer.sendall(image(number, height, width))
-        until(lambda: len(run.captured) == 4)
+        wait_until(lambda: len(run.captured) == 4)
         shapes = [captured.frame.pixels.shape for captured in run.captured]
         assert shapes == [(5, 7), (11, 13), (3, 2), (480, 640)]
 
@@ -343,10 +329,10 @@ def test_second_device_waits_until_the_first_is_silent(monkeypatch: pytest.Monke
     with pushed_to() as run, run.connect() as peer:
         for value in range(5):
             peer.sendall(image(value, device="A") + image(100 + value, device="B"))
-        until(lambda: run.values == [0, 1, 2, 3, 4])
+        wait_until(lambda: run.values == [0, 1, 2, 3, 4])
         time.sleep(0.3)
         peer.sendall(image(107, device="B"))
-        until(lambda: run.values == [0, 1, 2, 3, 4, 107])
+        wait_until(lambda: run.values == [0, 1, 2, 3, 4, 107])
 
 
 def corrupt(message: bytes) -> bytes:
@@ -378,7 +364,7 @@ def test_broken_pusher_loses_its_connection_only(
                 assert peer.recv(1) == b""
         with run.connect() as peer:
             peer.sendall(image(2))
-            until(lambda: run.values == [1, 2])
+            wait_until(lambda: run.values == [1, 2])
             assert [captured.part for captured in run.captured] == [0, 1]
             assert run.source.lost == 1
     assert 1 <= len(caplog.messages) <= 2
@@ -396,7 +382,7 @@ def test_broken_server_is_connected_to_again(name: str, caplog: pytest.LogCaptur
         again, _ = server.accept()
         with peer, again:
             again.sendall(image(2))
-            until(lambda: run.values == [1, 2])
+            wait_until(lambda: run.values == [1, 2])
             assert run.captured[1].frame.index == 1
             assert [captured.part for captured in run.captured] == [0, 1]
             assert run.source.lost == 1
@@ -417,11 +403,11 @@ def test_half_a_message_then_silence(monkeypatch: pytest.MonkeyPatch) -> None:
                 peer.sendall(bytes([byte]))
                 time.sleep(0.03)
         assert time.monotonic() - begin < 2
-        until(lambda: run.source.lost == 5)
+        wait_until(lambda: run.source.lost == 5)
         with run.connect() as peer:
             time.sleep(0.4)  # silence between messages is allowed
             peer.sendall(image(2))
-            until(lambda: run.values == [2])
+            wait_until(lambda: run.values == [2])
 
 
 @pytest.mark.parametrize("scalar", [6, 10])
@@ -440,14 +426,14 @@ def test_server_of_pictures_that_cannot_be_read(scalar: int) -> None:
 def test_server_that_comes_late_vanishes_and_returns(caplog: pytest.LogCaptureFixture) -> None:
     port = free_port()
     with running(IgtlClientSource("127.0.0.1", port)) as run:
-        until(lambda: len(caplog.messages) == 1)
+        wait_until(lambda: len(caplog.messages) == 1)
         for value in (1, 2, 3):
             with socket.create_server(("127.0.0.1", port)) as server:
                 server.settimeout(10)
                 peer, _ = server.accept()
                 with peer:
                     peer.sendall(image(value))
-                    until(lambda value=value: run.values[-1:] == [value])
+                    wait_until(lambda value=value: run.values[-1:] == [value])
             time.sleep(0.25)
         assert run.values == [1, 2, 3]
         assert [captured.part for captured in run.captured] == [0, 1, 2]
@@ -463,7 +449,7 @@ def test_stops_at_once_wherever_it_is() -> None:
         assert listening.port
     with pushed_to() as idle, idle.connect() as peer:
         peer.sendall(image(1))
-        until(lambda: idle.values == [1])
+        wait_until(lambda: idle.values == [1])
     with pushed_to() as amid, amid.connect() as peer:
         peer.sendall(image(1)[:80])
         time.sleep(0.1)
@@ -474,13 +460,13 @@ def test_stops_at_once_wherever_it_is() -> None:
 def test_one_pusher_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
     with pushed_to() as run, run.connect() as first:
         first.sendall(image(1))
-        until(lambda: run.values == [1])
+        wait_until(lambda: run.values == [1])
         peers = [run.connect() for _ in range(100)]
         for peer in peers:
             with peer, suppress(ConnectionResetError):
                 assert peer.recv(1) == b""
         first.sendall(image(2))
-        until(lambda: run.values == [1, 2])
+        wait_until(lambda: run.values == [1, 2])
         assert isinstance(run.source, IgtlServerSource)
         assert run.source.refused == 100
         assert run.source.lost == 0
@@ -493,14 +479,14 @@ def test_silent_pusher_makes_way(monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(0.4)
         with run.connect() as peer:
             peer.sendall(image(5))
-            until(lambda: run.values == [5])
+            wait_until(lambda: run.values == [5])
 
 
 def test_clients_that_are_not_named() -> None:
     source = IgtlServerSource("127.0.0.1", 0, ("192.168.0.7",))
     with running(source) as run, run.connect() as peer:
         assert peer.recv(1) == b""
-        until(lambda: source.refused == 1)
+        wait_until(lambda: source.refused == 1)
     sink = IgtlServerSink("127.0.0.1", 0, ("192.168.0.7",))
     with sink.open(), socket.create_connection(("127.0.0.1", sink.port)) as peer:
         peer.settimeout(5)
@@ -518,7 +504,7 @@ def sink_with_readers(count: int) -> Iterator[tuple]:
     with sink.open() as deliver:
         peers = [socket.create_connection(("127.0.0.1", sink.port), 5) for _ in range(count)]
         assert sink._outlet is not None
-        until(lambda: len(sink._outlet._peers) == min(count, outlet.MAX_PEERS))  # type: ignore
+        wait_until(lambda: len(sink._outlet._peers) == min(count, outlet.MAX_PEERS))  # type: ignore
         yield sink, deliver, peers
         for peer in peers:
             peer.close()
@@ -550,8 +536,8 @@ def test_reader_that_never_reads(
             deliver(big(value))
             slowest_s = max(slowest_s, time.monotonic() - begin)
             time.sleep(0.03)
-        until(lambda: sink.lost == 1)
-        until(lambda: len(values) == 40)
+        wait_until(lambda: sink.lost == 1)
+        wait_until(lambda: len(values) == 40)
         assert values == list(range(40))  # the other reader had all of them
         assert sink.dropped > 0
         assert slowest_s < 0.3
@@ -570,7 +556,7 @@ def test_slow_reader_gets_the_newest_and_all_is_counted() -> None:
         values: list[int] = []
         reader = threading.Thread(target=images_read, args=(peer, values))
         reader.start()
-        until(lambda: values[-1:] == [59])
+        wait_until(lambda: values[-1:] == [59])
         assert values == sorted(values)
         assert len(values) + dropped == 60
         peer.shutdown(socket.SHUT_RDWR)
@@ -582,7 +568,7 @@ def test_what_was_delivered_leaves_before_the_end() -> None:
     values: list[int] = []
     with sink.open() as deliver:
         peer = socket.create_connection(("127.0.0.1", sink.port), 5)
-        until(lambda: sink._outlet.wanted)  # type: ignore[union-attr]
+        wait_until(lambda: sink._outlet.wanted)  # type: ignore[union-attr]
         reader = threading.Thread(target=images_read, args=(peer, values))
         for value in range(3):
             deliver(big(value))
@@ -594,7 +580,7 @@ def test_what_was_delivered_leaves_before_the_end() -> None:
 
 def test_many_readers() -> None:
     with sink_with_readers(100) as (sink, deliver, peers):
-        until(lambda: sink._outlet.refused == 100 - outlet.MAX_PEERS)
+        wait_until(lambda: sink._outlet.refused == 100 - outlet.MAX_PEERS)
         deliver(found())
         size = sum(map(len, messages_of(found())))
         got = 0
@@ -618,18 +604,18 @@ def test_server_that_vanishes_from_a_sink(caplog: pytest.LogCaptureFixture) -> N
     port = free_port()
     sink = IgtlClientSink("127.0.0.1", port)
     with sink.open() as deliver:
-        until(lambda: len(caplog.messages) == 1)
+        wait_until(lambda: len(caplog.messages) == 1)
         deliver(found())
         assert sink.dropped == 1
         for _ in range(2):
             with socket.create_server(("127.0.0.1", port)) as server:
                 server.settimeout(10)
                 peer, _ = server.accept()
-                until(lambda: sink._outlet.wanted)  # type: ignore[union-attr]
+                wait_until(lambda: sink._outlet.wanted)  # type: ignore[union-attr]
                 deliver(found())
                 with peer:
                     assert read_header(peer.recv(58, socket.MSG_WAITALL)).kind == "STRING"
-            until(lambda: not sink._outlet.wanted)  # type: ignore[union-attr]
+            wait_until(lambda: not sink._outlet.wanted)  # type: ignore[union-attr]
         assert sink.lost >= 2
         begin = time.monotonic()
     assert time.monotonic() - begin < 0.5
@@ -701,8 +687,3 @@ def test_what_cannot_be_opened() -> None:
         next(IgtlClientSource(nowhere, 5).frames(threading.Event()))
     with pytest.raises(InputError, match="no such host"), IgtlClientSink(nowhere, 5).open():
         pass
-
-
-def test_flat_picture_stands_upright() -> None:
-    """In an axial view the patient's left is on the right and the back is below."""
-    assert flat_matrix(Spacing(0.5, 0.25)).diagonal().tolist() == [-0.25, -0.5, 1, 1]

@@ -16,13 +16,6 @@ from sonodetr.stream.sources import Recording
 from sonodetr.types import Region
 
 
-@pytest.fixture(autouse=True)
-def _no_thread_is_left():
-    before = set(threading.enumerate())
-    yield
-    wait_until(lambda: set(threading.enumerate()) <= before)
-
-
 def run(*parts, watch=None, **options):
     return Pipeline(*parts, **options).run(threading.Event(), watch)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from chromium import Tab, chromium
-from viewing import result, watched
+from viewing import port_of, result, watched
 
 from sonodetr.stream.attention import Attention
 from sonodetr.stream.playback import Playback
@@ -213,7 +213,7 @@ def test_a_page_comes_back_by_itself(tab):
         deliver(result(1))
         tab.until("document.getElementById('link').textContent === 'Live'")
         tab.until("document.getElementById('link').textContent === 'No frames'")
-        address = ("127.0.0.1", int(viewer.url.rpartition(":")[2].strip("/")))
+        address = ("127.0.0.1", port_of(viewer))
     tab.until("document.getElementById('link').textContent === 'Reconnecting'")
     assert "old" in tab.value("document.getElementById('notice').textContent")
     with watched(address=address) as (_, deliver):

@@ -4,7 +4,8 @@ import struct
 import cv2
 import numpy as np
 import pytest
-from viewing import CLASSES, REGION, SPACING, result
+from live_parts import CLASSES
+from viewing import result
 
 from sonodetr.stream.viewer_messages import (
     Attended,
@@ -17,7 +18,10 @@ from sonodetr.stream.viewer_messages import (
     shaft_angles_deg,
     unpack,
 )
-from sonodetr.types import Detections, Frame, Spacing
+from sonodetr.types import Detections, Frame, Region, Spacing
+
+SPACING = Spacing(y_mm=0.2, x_mm=0.1)
+REGION = Region(20, 10, 70, 50)
 
 
 def test_the_message_of_a_frame():

@@ -1,22 +1,20 @@
 """A viewer with made-up frames, and pages that a test holds the strings of."""
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
+from live_parts import CLASSES, LONGEST_S, wait_until
 from websockets.sync.client import ClientConnection, connect
 
 from sonodetr.stream.flow import Deliver, Result
 from sonodetr.stream.viewer import Viewer
 from sonodetr.stream.viewer_messages import unpack
-from sonodetr.types import Detections, Frame, Region, Spacing
-
-CLASSES = ("needle", "nerve")
-LONGEST_S = 20.0
+from sonodetr.types import Detections, Frame
 
 
 def result(index: int = 0, *, size: tuple[int, int] = (61, 83), **frame: Any) -> Result:
@@ -39,14 +37,11 @@ def result(index: int = 0, *, size: tuple[int, int] = (61, 83), **frame: Any) ->
 
 @contextmanager
 def watched(**options: Any) -> Iterator[tuple[Viewer, Deliver]]:
-    """A viewer on loopback that is open; no thread may be left when it is closed."""
-    before = set(threading.enumerate())
+    """A viewer on loopback that is open."""
     named = {"model": "nano", "source": "made up", "threshold": 0.5, "counters": dict}
     viewer = Viewer(options.pop("address", ("127.0.0.1", 0)), **named | options)
     with viewer.open() as deliver:
         yield viewer, deliver
-    # A page's own thread, which is not the viewer's, may need a moment to end.
-    eventually(lambda: not set(threading.enumerate()) - before)
 
 
 class Page(ClientConnection):
@@ -79,17 +74,12 @@ def page_of(viewer: Viewer, path: str = "frames", **options: Any) -> Page:
     return page
 
 
+def port_of(viewer: Viewer) -> int:
+    port = urlsplit(viewer.url).port
+    assert port is not None
+    return port
+
+
 def ready(viewer: Viewer, pages: int = 1) -> None:
     """Wait until so many pages are there: frames that came before are not all sent."""
-    eventually(lambda: len(viewer._pages) == pages)
-
-
-def eventually(holds: Callable[[], object]) -> None:
-    until_s = time.monotonic() + LONGEST_S
-    while not holds():
-        assert time.monotonic() < until_s
-        time.sleep(0.01)
-
-
-SPACING = Spacing(y_mm=0.2, x_mm=0.1)
-REGION = Region(20, 10, 70, 50)
+    wait_until(lambda: len(viewer._pages) == pages)
