@@ -2,7 +2,8 @@ import re
 
 import pytest
 
-from sonodetr.config import Config
+from sonodetr.bundled import preset_names
+from sonodetr.config import Config, SplitConfig
 from sonodetr.config_file import config_from_run, dump_config, load_config, parse_config
 from sonodetr.files import InputError
 
@@ -37,6 +38,50 @@ def test_empty_file_is_all_defaults(written):
 def test_dumped_config_comes_back(written):
     config = parse_config({"data": {"image_size": [128, 192]}, "train": {"weight_decay": 1e-7}})
     assert load_config(written(dump_config(config))) == config
+
+
+def test_a_preset_by_name(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config("tiny", ["data.path=x", "train.epochs=3"])
+    assert (config.name, config.data.path, config.train.epochs) == ("tiny", "x", 3)
+    assert config.model.hidden_dim == 64
+    (tmp_path / "tiny").write_text("name: mine")  # a file of that path wins
+    assert load_config("tiny").name == "mine"
+    with pytest.raises(InputError, match="tinny: no such file, and no preset; did you mean 'tiny'"):
+        load_config("tinny")
+
+
+def test_a_file_on_top_of_a_preset(written):
+    """Keys are merged, lists are not; overrides come on top of both."""
+    path = written(
+        "preset: tiny\nmodel: {backbone: {depths: [2, 3, 5, 7]}, hidden_dim: 32}\ndata: {path: x}"
+    )
+    config, preset = load_config(path, ["model.hidden_dim=48"]), load_config("tiny")
+    assert config.data.path == "x"
+    assert config.data.image_size == preset.data.image_size
+    assert config.model.backbone.depths == (2, 3, 5, 7)
+    assert config.model.backbone.width == preset.model.backbone.width == 16
+    assert config.model.hidden_dim == 48
+    assert config.model.feedforward_dim == preset.model.feedforward_dim
+    assert config.train == preset.train
+    assert "preset" not in dump_config(config)
+    assert load_config(written(dump_config(config))) == config
+
+
+@pytest.mark.parametrize("word", ["tinny", "[1]", "", "../presets/tiny"])
+def test_presets_that_are_none(written, word):
+    path = written(f"preset: {word}")
+    with pytest.raises(InputError, match=r"c\.yaml: no preset .*nano, small"):
+        load_config(path)
+
+
+def test_presets_know_nothing_of_data():
+    for name in preset_names():
+        config = load_config(name)
+        assert config.name == name
+        assert (config.data.path, config.data.unlabelled, config.model.weights) == ("", "", "")
+        assert config.distill.teacher == ""
+        assert config.data.split == SplitConfig()
 
 
 def test_environment(written, monkeypatch):

@@ -1,7 +1,8 @@
 """YAML in and out: what a run is told, from files, words on the command line, the environment.
 
-A file names only what differs from the defaults; `section.key=value` words come on top. `${NAME}`
-and `${NAME:-default}` in a value are replaced from the environment. Imports no torch.
+A file names only what differs from the defaults, or from the preset that it names;
+`section.key=value` words come on top. `${NAME}` and `${NAME:-default}` in a value are replaced from
+the environment. Imports no torch.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from sonodetr.bundled import preset_file, preset_names
 from sonodetr.config import Config
 from sonodetr.files import InputError, closest, existing_file
 
@@ -30,16 +32,24 @@ _Loader.add_implicit_resolver(
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and apply `section.key=value` overrides.
+    """Read a YAML file, or a preset by its name, and apply `section.key=value` overrides.
+
+    A file may begin with `preset: NAME`: its own keys come on top of those of the preset, and
+    overrides on top of both. A file of a preset's name is read instead of it.
 
     Raises:
-        InputError: the file cannot be parsed, or a key or value is not allowed; the message names
-            the key, what was given and what is allowed.
+        InputError: there is no such file or preset, it cannot be parsed, or a key or value is not
+            allowed; the message names the key, what was given and what is allowed.
 
-    >>> load_config("configs/nerves.yaml", ["train.epochs=3"]).train.epochs  # doctest: +SKIP
+    >>> load_config("tiny", ["train.epochs=3"]).train.epochs
     3
     """
-    return parse_config(read_yaml(path, overrides), str(path))
+    source, presets = Path(path), preset_names()
+    if str(path) in presets and not source.is_file():
+        source = preset_file(str(path))
+    elif not source.exists():
+        raise InputError(f"{path}: no such file, and no preset; {closest(str(path), presets)}")
+    return parse_config(_with_overrides(_with_preset(source), overrides), str(path))
 
 
 def read_yaml(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -49,6 +59,10 @@ def read_yaml(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> di
         InputError: the file is missing, cannot be parsed, or holds something else; or an override
             or a variable is not as it must be.
     """
+    return _with_overrides(_blocks(path), overrides)
+
+
+def _blocks(path: str | os.PathLike[str]) -> dict[str, Any]:
     source = existing_file(path)
     try:
         values = yaml.load(source.read_text(encoding="utf-8"), _Loader) or {}
@@ -60,6 +74,32 @@ def read_yaml(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> di
         ) from error
     if not isinstance(values, dict):
         raise InputError(f"{source}: must hold 'section:' blocks, but is a {type(values).__name__}")
+    return values
+
+
+def _with_preset(path: Path) -> dict[str, Any]:
+    """The blocks of a file on top of those of the preset that it names, if it names one."""
+    values = _blocks(path)
+    if "preset" not in values:
+        return values
+    try:
+        preset = preset_file(str(values.pop("preset")))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return _merged(_with_preset(preset), values)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two trees as one: where both have a section its keys are merged, else the second one wins."""
+    both = {
+        key: _merged(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], dict) and isinstance(above[key], dict)
+    }
+    return below | above | both
+
+
+def _with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     for word in overrides:
         _override(values, word)
     return _expand(values)
