@@ -27,13 +27,9 @@ from sonodetr.verbs.answers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from sonodetr.predictor import Predictor
-    from sonodetr.stream.flow import Source
     from sonodetr.stream.pipeline import Pipeline
-    from sonodetr.stream.track import Tracker
-    from sonodetr.stream.viewer import Viewer
 
 # How often the line that shows how it goes is written anew.
 _STATUS_PERIOD_S = 0.5
@@ -110,24 +106,33 @@ def live(
     sinks = [open_sink(address, rate_hz=stream.rate_hz) for address in sink or ()]
     with ExitStack() as stack:
         if viewer:
-            # The pipeline that counts is made below, of this viewer among others.
-            page = _viewer(
+            from sonodetr.stream.attention import attention_of
+            from sonodetr.stream.viewer import Viewer
+
+            page = Viewer(
                 (host, port),
-                predictor,
-                stream,
-                model=model,
+                model=Path(model).name,
+                source=stream.name,
                 threshold=predictor.threshold if threshold is None else threshold,
-                counters=lambda: pipeline.snapshot(),
+                counters=lambda: pipeline.snapshot(),  # made below, of this viewer among others
+                playback=getattr(stream, "playback", None),
+                attend=attention_of(predictor),
                 show_outside=show_outside,
             )
             stack.callback(page.close)
             sinks.append(page)
+            print(f"sonodetr: watch it at {page.url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+        tracker = None
+        if track:
+            from sonodetr.stream.track import Tracker
+
+            tracker = Tracker()
         pipeline = Pipeline(
             predictor,
             stream,
             sinks,
             threshold=threshold,
-            tracker=_tracker() if track else None,
+            tracker=tracker,
             region=choice,
             show_outside=show_outside,
         )
@@ -150,39 +155,6 @@ def _ctrl_c_afterwards() -> "Iterator[None]":
         signal.signal(signal.SIGINT, before)
     if pressed.is_set():
         raise KeyboardInterrupt
-
-
-def _viewer(
-    address: tuple[str, int],
-    predictor: "Predictor",
-    source: "Source",
-    *,
-    model: str,
-    threshold: float,
-    counters: "Callable[[], dict[str, Any]]",
-    show_outside: bool,
-) -> "Viewer":
-    from sonodetr.stream.attention import attention_of
-    from sonodetr.stream.viewer import Viewer
-
-    viewer = Viewer(
-        address,
-        model=Path(model).name,
-        source=source.name,
-        threshold=threshold,
-        counters=counters,
-        playback=getattr(source, "playback", None),
-        attend=attention_of(predictor),
-        show_outside=show_outside,
-    )
-    print(f"sonodetr: watch it at {viewer.url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-    return viewer
-
-
-def _tracker() -> "Tracker":
-    from sonodetr.stream.track import Tracker
-
-    return Tracker()
 
 
 def _run(
