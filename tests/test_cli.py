@@ -217,7 +217,7 @@ def test_info_of_the_installation(answer, capsys):
         (["predict", "a", "simulator:nedle", "--out", "c"], "no such run folder"),
         (["evaluate", "a", "simulator:nedle"], "'nedle' is no simulated data set"),
         (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
-        (["info", "nowhere"], "nowhere: is not a run folder"),
+        (["info", "nowhere"], "nowhere: no such run folder, and"),
         (["--nonsense"], "sonodetr --help"),
     ],
 )

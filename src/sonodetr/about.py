@@ -1,12 +1,12 @@
-"""What is installed, and what a run folder holds, as plain values."""
+"""What is installed, and what a model is, as plain values."""
 
 import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from sonodetr.bundled import model_folder, model_names, preset_names
 from sonodetr.contract import CONTRACT, check_files, read_contract
 from sonodetr.formats import listing
 from sonodetr.model.cost import count
@@ -14,7 +14,8 @@ from sonodetr.training.run import load_run, provenance
 
 
 def installation() -> dict[str, Any]:
-    """Versions of what is installed, devices of torch, endings of files that are read."""
+    """Versions of what is installed, devices of torch, endings of files that are read, and names of
+    what is bundled."""
     cards = range(torch.cuda.device_count())
     return {
         "versions": provenance(0)["versions"],
@@ -29,20 +30,23 @@ def installation() -> dict[str, Any]:
             "MetaImage": listing.METAIMAGE_SUFFIXES,
         },
         "labels": ["COCO", "COCO-video", "CVAT", "Pascal VOC", "YOLO"],
+        "presets": preset_names(),
+        "models": model_names(),
     }
 
 
-def model_folder(model: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a run folder holds, and what its model costs; of an exported folder its contract.
+def model_facts(model: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a run folder or bundled model holds, and costs; of an exported folder its contract.
 
     Raises:
         InputError: it is neither, has no usable weights, or files that are not of its contract.
     """
-    if (Path(model) / CONTRACT).is_file():
-        contract = read_contract(model)
-        check_files(model, contract)
+    folder = model_folder(model)
+    if (folder / CONTRACT).is_file():
+        contract = read_contract(folder)
+        check_files(folder, contract)
         return {"model": os.fspath(model)} | asdict(contract)
-    network, config, facts = load_run(model)
+    network, config, facts = load_run(folder)
     cost = count(network, config.data.image_size, config.data.channels, config.data.clip_frames)
     return {
         "model": os.fspath(model),

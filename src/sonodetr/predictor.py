@@ -8,11 +8,11 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from sonodetr.bundled import model_folder
 from sonodetr.contract import CONTRACT, Interface, read_contract
 from sonodetr.data.region import find_region, region_of
 from sonodetr.data.warp import warp_frame
@@ -172,7 +172,7 @@ def load(model: str | os.PathLike[str], *, device: str = "cpu", threads: int = 0
     """Open a trained model.
 
     Args:
-        model: a run folder, or an exported folder.
+        model: a run folder, an exported folder, or the name of a bundled model.
         device: as torch names it, "cpu" or "cuda"; exported models run on the CPU.
         threads: processor threads; 0 leaves it to the runtime.
 
@@ -181,13 +181,12 @@ def load(model: str | os.PathLike[str], *, device: str = "cpu", threads: int = 0
             the device is not there.
         ModuleNotFoundError: its runtime is not installed.
     """
-    folder = Path(model)
+    folder = model_folder(model)
     if not folder.is_dir():
-        found = "is a file, not a run folder" if folder.exists() else "no such run folder"
         raise InputError(
-            f"{folder}: {found}; give the folder that `sonodetr train` wrote, with config.yaml, "
-            "run.json and model.safetensors, or one that `sonodetr export` wrote (pickled "
-            "checkpoints are not opened)"
+            f"{folder}: is a file, not a run folder; give the folder that `sonodetr train` wrote, "
+            "with config.yaml, run.json and model.safetensors, or one that `sonodetr export` wrote "
+            "(pickled checkpoints are not opened)"
         )
     if (folder / CONTRACT).is_file():
         if device != "cpu":

@@ -123,7 +123,7 @@ def test_mistakes(tiny_run, given, said, capsys, monkeypatch):
 
 
 def test_no_model(tmp_path, capsys):
-    assert run(["benchmark", str(tmp_path / "none")]) == 2
+    assert run(["benchmark", str(tmp_path)]) == 2
     assert "is neither a run folder nor an exported folder" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert run(["benchmark", str(tmp_path), "--out", str(tmp_path / "file")]) == 2

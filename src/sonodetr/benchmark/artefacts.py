@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from sonodetr.bundled import model_folder
 from sonodetr.contract import CONTRACT, PACKAGES, Contract, graph_files, read_contract
 from sonodetr.files import InputError, closest, read_json, write_text
 
@@ -75,7 +76,7 @@ def artefacts_of(
     Raises:
         InputError: the model cannot be used, or not at a size.
     """
-    folder = Path(model)
+    folder = model_folder(model)
     if (folder / CONTRACT).is_file():
         return [_exported(model, folder, read_contract(folder))]
     found = []

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import torch
 
+from sonodetr.bundled import model_folder
 from sonodetr.config import Config
 from sonodetr.contract import (
     CONTRACT,
@@ -63,7 +64,7 @@ def export_model(
     """Write a trained model as graphs for a runtime, checked against torch; all of it or nothing.
 
     Args:
-        run: run folder.
+        run: run folder, or the name of a bundled model.
         out: folder to write; an earlier export there is replaced.
         format: "onnx" or "openvino".
         int8: quantise weights and activations to 8 bits.
@@ -80,7 +81,7 @@ def export_model(
             what torch does; or INT8 loses more AP than allowed.
         ModuleNotFoundError: a package of the extra `export` is not installed.
     """
-    run, out = Path(run), Path(out)
+    run, out = model_folder(run), Path(out)
     _check_request(run, out, format, int8, calibration)
     model, config, info = load_run(run)
     data = read_calibration(calibration, run, info.classes) if calibration and int8 else None
@@ -107,10 +108,9 @@ def _check_request(run: Path, out: Path, format: str, int8: bool, calibration: A
     if format not in RUNTIMES:
         raise InputError(f"unknown format {format!r}; {closest(format, RUNTIMES)}")
     if not run.is_dir():
-        found = "is a file, not a run folder" if run.exists() else "no such run folder"
         raise InputError(
-            f"{run}: {found}; give the folder that `sonodetr train` wrote, with config.yaml, "
-            f"run.json and {WEIGHTS} (pickled checkpoints are not opened)"
+            f"{run}: is a file, not a run folder; give the folder that `sonodetr train` wrote, "
+            f"with config.yaml, run.json and {WEIGHTS} (pickled checkpoints are not opened)"
         )
     if (run / CONTRACT).is_file():
         raise InputError(f"{run}: is exported already; give the run folder it came from")

@@ -10,7 +10,10 @@ from sonodetr.files import InputError, write_json
 if TYPE_CHECKING:
     from sonodetr.predictor import RegionChoice
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="run folder, or exported folder")]
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="run folder, exported folder, or name of a bundled model"),
+]
 Json = Annotated[
     str,
     typer.Option("--json", metavar="FILE", help="write the result as JSON; - is standard output"),

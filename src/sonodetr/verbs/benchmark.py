@@ -34,7 +34,8 @@ class SeveralValues(TyperCommand):
 
 def benchmark(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="run folders or exported folders")
+        list[str],
+        typer.Argument(metavar="MODEL...", help="run folders, exported folders, bundled models"),
     ],
     runtime: Annotated[
         list[str] | None,

@@ -17,7 +17,8 @@ def distill(
         str,
         typer.Option(
             metavar="RUN",
-            help="run folder, or folder of a Hugging Face detector  [default: config]",
+            help="run folder, bundled model, or folder of a Hugging Face detector  "
+            "[default: config]",
         ),
     ] = "",
     resume: Resume = False,
@@ -31,6 +32,7 @@ def distill(
 
     \b
     Examples:
+      sonodetr distill tiny --teacher runs/mine data.path=my/labels.json
       sonodetr distill configs/needle-student.yaml --teacher runs/needle-small
       sonodetr distill configs/needle-student.yaml --teacher RUN distill.memory.weight=1
       sonodetr distill configs/needle-student.yaml --teacher runs/needle-small --resume

@@ -26,7 +26,10 @@ def evaluate(
     ] = "error",
     out: Annotated[
         Path | None,
-        typer.Option(help="folder for the results  [default: MODEL/evaluation-SPLIT[-PAST]]"),
+        typer.Option(
+            help="folder for the results  [default: MODEL/evaluation-SPLIT[-PAST]; of a bundled "
+            "model MODEL-evaluation-SPLIT[-PAST]]"
+        ),
     ] = None,
     json_out: Json = "",
 ) -> None:
@@ -47,7 +50,10 @@ def evaluate(
     from sonodetr.evaluation.evaluate import evaluate as measure
     from sonodetr.evaluation.tables import print_evaluation
 
-    folder = out or Path(model) / f"evaluation-{split}{'' if past == 'real' else f'-{past}'}"
+    part = f"evaluation-{split}{'' if past == 'real' else f'-{past}'}"
+    # A bundled model's own folder is part of the package.
+    beside = Path(model) / part if Path(model).exists() else Path(f"{model}-{part}")
+    folder = out or beside
     result = measure(
         model,
         data,

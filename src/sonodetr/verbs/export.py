@@ -10,7 +10,9 @@ from sonodetr.verbs.answers import Json, answer
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="run folder, as train writes it")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="run folder, or name of a bundled model")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="folder to write")],
     format: Annotated[
         Literal["onnx", "openvino"], typer.Option(help="runtime that is to run it")

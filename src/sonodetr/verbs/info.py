@@ -10,20 +10,20 @@ from sonodetr.verbs.answers import Json, answer
 
 def info(
     model: Annotated[
-        str, typer.Argument(metavar="[MODEL]", help="run folder, or exported folder")
+        str, typer.Argument(metavar="[MODEL]", help="run folder, exported folder, or bundled model")
     ] = "",
     json_out: Json = "",
 ) -> None:
-    """Show versions and formats, or a model.
+    """Show versions, formats, presets and bundled models, or a model.
 
     \b
     Examples:
       sonodetr info
       sonodetr info runs/nerves
     """
-    from sonodetr.about import installation, model_folder
+    from sonodetr.about import installation, model_facts
 
-    result = model_folder(model) if model else installation()
+    result = model_facts(model) if model else installation()
     answer(result, json_out, "\n".join(_lines(result)))
 
 
@@ -34,5 +34,5 @@ def _lines(values: dict[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{indent}{name}"
             yield from _lines(value, indent + "  ")
         else:
-            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-            yield f"{indent}{name}: {text}"
+            words = map(str, value) if isinstance(value, list | tuple) else [str(value)]
+            yield f"{indent}{name}: {', '.join(words) or 'none'}"

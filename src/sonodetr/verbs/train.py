@@ -6,13 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sonodetr.bundled import model_folder, preset_names
 from sonodetr.verbs.answers import Json, Stopped, answer
 
 if TYPE_CHECKING:
     from sonodetr.config import Config
 
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file")]
+ConfigFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CONFIG", help=f"YAML file, or a preset by name: {', '.join(preset_names())}"
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="changes to the config"),
@@ -34,6 +40,7 @@ def train(
 
     \b
     Examples:
+      sonodetr train nano data.path=my/labels.json name=mine
       sonodetr train configs/nerves.yaml
       sonodetr train configs/nerves.yaml train.epochs=10 name=short
       sonodetr train configs/nerves.yaml --resume
@@ -49,7 +56,7 @@ def fit(settings: "Config", out: Path, resume: bool, json_out: str) -> None:
     from sonodetr.training.run import read_info
 
     try:
-        folder = train(settings, out, resume=resume)
+        folder = train(_with_teachers_folder(settings), out, resume=resume)
     except KeyboardInterrupt:
         raise Stopped("go on from the last checkpoint with --resume") from None
     if os.environ.get("RANK", "0") != "0":
@@ -63,3 +70,12 @@ def fit(settings: "Config", out: Path, resume: bool, json_out: str) -> None:
         "validation": info.validation,
     }
     answer(result, json_out, f"{folder}: trained; try it: sonodetr predict {folder} SOURCE")
+
+
+def _with_teachers_folder(settings: "Config") -> "Config":
+    """The config with the folder of its teacher, who may be named as a bundled model."""
+    if not settings.distill.teacher:
+        return settings
+    teacher = str(model_folder(settings.distill.teacher))
+    distill = settings.distill.model_copy(update={"teacher": teacher})
+    return settings.model_copy(update={"distill": distill})
