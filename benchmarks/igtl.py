@@ -9,10 +9,9 @@ send to the last byte read, on the clock that both processes share. The last lin
 
 import argparse
 import json
+import multiprocessing
 import socket
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from threading import Event
@@ -33,12 +32,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rate", type=float, default=120.0, help="pictures a second")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), help="rows and columns")
-    parser.add_argument("--send-to", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     pixels = np.random.default_rng(7).integers(0, 255, options.size, np.uint8)
-    if options.send_to:
-        send(options.send_to, pixels, options.rate, options.seconds)
-        return
     body = pixels.tobytes()
     slow = crcmod.mkCrcFun(0x142F0E1EBA9EA3693, rev=False, initCrc=0, xorOut=0)  # pyigtl's
     report = {
@@ -46,7 +41,7 @@ def main() -> None:
         "rate_hz": options.rate,
         "checksum_ms": best_ms(lambda: ecma_182(body)),
         "checksum_crcmod_ms": best_ms(lambda: slow(body)),
-        **receive(options.rate, options.seconds, options.size),
+        **receive(pixels, options.rate, options.seconds),
         "result_messages_ms": best_ms(lambda: messages_of(result_of(pixels))),
     }
     print(json.dumps({key: round(value, 4) for key, value in report.items()}))
@@ -74,13 +69,14 @@ def send(port: int, pixels: np.ndarray, rate_hz: float, seconds: float) -> None:
             peer.sendall(pack("IMAGE", "Image", *image_content(pixels, np.eye(4))))
 
 
-def receive(rate_hz: float, seconds: float, size: tuple[int, int]) -> dict[str, float]:
+def receive(pixels: np.ndarray, rate_hz: float, seconds: float) -> dict[str, float]:
     """Read what a process sends for so long."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]  # free again when this ends
     stop, delays_s = Event(), []
-    words = [f"--rate={rate_hz}", f"--seconds={seconds}", "--size", *map(str, size)]
-    sender = subprocess.Popen([sys.executable, __file__, *words, f"--send-to={port}"])
+    spawning = multiprocessing.get_context("spawn")
+    sender = spawning.Process(target=send, args=(port, pixels, rate_hz, seconds))
+    sender.start()
     begin_s = busy_s = 0.0
     for captured in IgtlServerSource("127.0.0.1", port).frames(stop):
         if not delays_s:
@@ -90,7 +86,7 @@ def receive(rate_hz: float, seconds: float, size: tuple[int, int]) -> dict[str, 
         if len(delays_s) == round(rate_hz * seconds):
             stop.set()
     busy_s, took_s = time.thread_time() - busy_s, time.monotonic() - begin_s
-    sender.wait()
+    sender.join()
     p50, p99 = np.quantile(delays_s, [0.5, 0.99]) * 1000
     return {
         "received": len(delays_s),

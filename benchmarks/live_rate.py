@@ -20,6 +20,7 @@ frames are dropped. Nothing else should run meanwhile. The last line is JSON:
 
 import argparse
 import json
+import multiprocessing
 import re
 import signal
 import socket
@@ -28,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +53,12 @@ def main() -> None:
     width, height = map(int, options.size.split("x"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subprocess.run(_python("draw", folder, width, height), check=True)
+        _ended_well(_started(draw, folder, width, height))
         model = options.model
         if model is None:
-            model = folder / "untrained"
-            subprocess.run(_python("export", folder, model), check=True)
-        words = [str(model), options.threads, options.seconds]
+            model = str(folder / "untrained")
+            _ended_well(_started(export, folder, Path(model)))
+        words = (model, options.threads, options.seconds)
         result = measure(folder, options.rate, *words)
         if options.find_limit:
             result |= find_limit(result, lambda rate_hz: measure(folder, rate_hz, *words))
@@ -98,15 +100,17 @@ def measure(
     address = re.search(r"http://\S+", said)
     if address is None:
         sys.exit(said + live.communicate()[1])
-    client = subprocess.Popen(_python("watch", folder, address[0].replace("http", "ws")))
+    client = _started(watch, folder, address[0].replace("http", "ws"))
     time.sleep(1.0)
-    sender = subprocess.Popen(_python("send", folder, port, rate_hz, seconds))
+    sender = _started(send, folder, port, rate_hz, seconds)
     memory_mb = _memory_mb(live, sender, seconds)
     time.sleep(0.5)
     live.send_signal(signal.SIGINT)
     out, errors = live.communicate(timeout=60)
-    if live.returncode != 130 or client.wait(30) or sender.returncode:
-        sys.exit(f"a process failed: {errors}")
+    if live.returncode != 130:
+        sys.exit(f"sonodetr live failed: {errors}")
+    _ended_well(client)
+    _ended_well(sender)
     counts = json.loads(out)
     sent, seen = np.load(folder / "sent.npy"), np.load(folder / "seen.npy")
     result = _result(counts, sent, seen, rate_hz) | {"memory_mb": memory_mb}
@@ -114,12 +118,12 @@ def measure(
     return result
 
 
-def _memory_mb(live: subprocess.Popen, sender: subprocess.Popen, seconds: float) -> list[float]:
+def _memory_mb(live: subprocess.Popen, sender: BaseProcess, seconds: float) -> list[float]:
     """Resident memory of a process a tenth of the time after the sender began, and at its end."""
     time.sleep(0.1 * seconds)
     after = _resident_mb(live.pid)
     last = after
-    while sender.poll() is None:
+    while sender.is_alive():
         last = _resident_mb(live.pid)
         time.sleep(0.2)
     return [after, last]
@@ -165,8 +169,17 @@ def _print_row(result: dict[str, Any]) -> None:
     print(flush=True)
 
 
-def _python(part: str, *words: object) -> list[str]:
-    return [sys.executable, __file__, part, *map(str, words)]
+def _started(work: Callable[..., None], *words: object) -> BaseProcess:
+    """A process of its own, which inherits nothing."""
+    process = multiprocessing.get_context("spawn").Process(target=work, args=words, daemon=True)
+    process.start()
+    return process
+
+
+def _ended_well(process: BaseProcess) -> None:
+    process.join(60)
+    if process.exitcode != 0:
+        sys.exit("a process failed")
 
 
 def draw(folder: Path, width: int, height: int) -> None:
@@ -251,14 +264,4 @@ def watch(folder: Path, address: str) -> None:
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["draw", folder, width, height]:
-            draw(Path(folder), int(width), int(height))
-        case ["export", folder, out]:
-            export(Path(folder), Path(out))
-        case ["send", folder, port, rate_hz, seconds]:
-            send(Path(folder), int(port), float(rate_hz), float(seconds))
-        case ["watch", folder, address]:
-            watch(Path(folder), address)
-        case _:
-            main()
+    main()

@@ -55,9 +55,11 @@ class Device:
     """What `cv2.VideoCapture` gives: some pictures, then nothing more."""
 
     def __init__(self, pictures, rate_hz=25.0):
-        self.pictures, self.rate_hz, self.released = list(pictures), rate_hz, False
+        self.pictures, self.rate_hz = list(pictures), rate_hz
+        self.opened = self.released = False
 
     def isOpened(self):
+        self.opened = True
         return bool(self.pictures)
 
     def get(self, what):
@@ -146,9 +148,11 @@ def test_what_cannot_be_opened(plugged, address, words):
 
 
 def test_only_recordings_are_fast(plugged):
-    plugged(Device([blue(1)]))
-    with pytest.raises(InputError, match="camera:0: --fast is for recordings"):
-        open_stream("camera:0", fast=True)
+    plugged(device := Device([blue(1)]))
+    for address in ("camera:0", "igtl://scanner"):
+        with pytest.raises(InputError, match=f"{address}: --fast is for recordings"):
+            open_stream(address, fast=True)
+    assert not device.opened  # nor held on to
 
 
 def test_addresses(tiny_video):

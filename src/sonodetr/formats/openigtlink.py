@@ -213,7 +213,7 @@ class Pictures:
             return values
         if values.dtype == np.int8:
             return values.view(np.uint8) ^ 0x80
-        self._bits = max(self._bits, int(values.max()).bit_length() if values.max() > 0 else 0)
+        self._bits = max(self._bits, max(0, int(values.max())).bit_length())
         return (values.clip(min=0) >> (self._bits - 8)).astype(np.uint8)
 
 

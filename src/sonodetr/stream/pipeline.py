@@ -105,7 +105,6 @@ class Pipeline:
 
     Attributes:
         source: as given.
-        threshold: least score of a detection.
 
     Raises:
         InputError: two sinks have one name, or a given region does not lie inside a recording.
@@ -127,8 +126,8 @@ class Pipeline:
             if names.count(name) > 1:
                 raise InputError(f"sink {name}: is given {names.count(name)} times; give it once")
         self.source = source
-        self.threshold = predictor.threshold if threshold is None else threshold
-        self._look = Look(predictor, source, self.threshold, tracker, region, show_outside)
+        least = predictor.threshold if threshold is None else threshold
+        self._look = Look(predictor, source, least, tracker, region, show_outside)
         self._counters = Counters(names)
         self._outlets = [_Outlet(sink, self._counters, wait=not source.live) for sink in sinks]
         self._frames = Channel[Captured](
@@ -194,10 +193,10 @@ class Pipeline:
         """Whether the model has run once and the sinks are open, before the first frame is read."""
         patient_until_s = time.monotonic() + PATIENCE_S
         while not self._stop.wait(0.01):
-            for outlet in self._outlets:
+            opened = all(outlet.opened.is_set() for outlet in self._outlets)
+            for outlet in self._outlets:  # after `opened`, which an error comes before
                 if outlet.error is not None:
                     self._fail(outlet.error)
-            opened = all(outlet.opened.is_set() for outlet in self._outlets)
             if self._ready.is_set() and (opened or time.monotonic() > patient_until_s):
                 return not self._stop.is_set()
         return False

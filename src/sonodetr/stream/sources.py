@@ -37,23 +37,18 @@ def open_stream(address: str, *, fast: bool = False, hold: bool = False) -> Sour
         InputError: there is nothing like that, or it cannot be opened.
     """
     scheme = address.partition(":")[0].lower()
-    match scheme:
-        case "igtl" | "igtl-listen":
-            from sonodetr.stream import openigtlink
-
-            where = openigtlink.parse_address(address)
-            source: Source
-            if scheme == "igtl":
-                source = openigtlink.IgtlClientSource(where.host, where.port)
-            else:
-                source = openigtlink.IgtlServerSource(*where)
-        case "camera":
-            source = Camera(_number(address))
-        case _:
-            return Recording(open_source(address), fast=fast, hold=hold)
-    if fast:
+    if fast and scheme in ("igtl", "igtl-listen", "camera"):
         raise InputError(f"{address}: --fast is for recordings, this source is live; leave it out")
-    return source
+    if scheme in ("igtl", "igtl-listen"):
+        from sonodetr.stream.openigtlink import IgtlClientSource, IgtlServerSource, parse_address
+
+        where = parse_address(address)
+        if scheme == "igtl":
+            return IgtlClientSource(where.host, where.port)
+        return IgtlServerSource(*where)
+    if scheme == "camera":
+        return Camera(_number(address))
+    return Recording(open_source(address), fast=fast, hold=hold)
 
 
 def _number(address: str) -> int:
@@ -139,8 +134,8 @@ class Camera:
         try:
             while not stop.is_set():
                 if self._device is None:
-                    stop.wait(RETRY_S)
-                    self._device = _open_camera(self._number)
+                    if not stop.wait(RETRY_S):
+                        self._device = _open_camera(self._number)
                     continue
                 good, picture = self._device.read()
                 captured_s = time.monotonic()
