@@ -17,10 +17,10 @@ from sonodetr.training.run import untrained_model
 
 HEAD = """# Every key of a config
 
-Made by `python scripts/write_config_docs.py` from `src/sonodetr/config.py` and the presets beside it.
-A YAML file names only what differs from the defaults below, or from a preset; `section.key=value`
-words on the command line come on top, and `${NAME:-default}` in a value is replaced from the
-environment.
+Made by `python scripts/write_config_docs.py` from `src/sonodetr/config.py` and the presets beside
+it. A YAML file names only what differs from the defaults below, or from a preset;
+`section.key=value` words on the command line come on top, and `${NAME:-default}` in a value is
+replaced from the environment.
 
 ## Presets
 

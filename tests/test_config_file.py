@@ -80,7 +80,7 @@ def test_presets_know_nothing_of_data():
         config = load_config(name)
         assert config.name == name
         assert (config.data.path, config.data.unlabelled, config.model.weights) == ("", "", "")
-        assert config.distill.teacher == ""
+        assert (config.distill.teacher, config.model.points) == ("", False)
         assert config.data.split == SplitConfig()
 
 
