@@ -198,6 +198,20 @@ def test_a_source_that_never_answers_is_left(monkeypatch):
         for_ever.set()
 
 
+def test_after_ctrl_c_what_hangs_is_named_too(monkeypatch, caplog):
+    monkeypatch.setattr(pipeline_module, "PATIENCE_S", 0.3)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    for_ever = threading.Event()
+    steps = [grey(1), _thread.interrupt_main, lambda: for_ever.wait(20)]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(predictor(), LiveSource(steps), [Kept()])
+    finally:
+        for_ever.set()
+        signal.signal(signal.SIGINT, handler)
+    assert caplog.messages == ["made up: does not answer, and was left; look at the device"]
+
+
 def test_a_model_that_never_answers_is_left(monkeypatch):
     """Also where the source waits for it, which is not to blame."""
     monkeypatch.setattr(pipeline_module, "PATIENCE_S", 0.3)

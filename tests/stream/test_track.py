@@ -181,8 +181,11 @@ def test_a_new_part_begins_anew_with_new_numbers():
 
 
 def test_times_that_do_not_move_on():
+    """As of a recording that names none: 10 frames a second, so a gap lasts 2 frames."""
     tracker = Tracker()
     for _ in range(3):
         result = tracker.update(found(0, (0.9, 0, box(10))), 0.5)
     assert ids_of(result) == [1]
     assert np.isfinite(result.boxes_xyxy_px).all()
+    scores = [tracker.update(found(0), 0.5).scores.tolist() for _ in range(3)]
+    assert scores == [pytest.approx([0.9 * 0.6]), pytest.approx([0.9 * 0.2]), []]

@@ -160,14 +160,6 @@ def test_a_malformed_message_closes_that_page_alone(message, code):
         good.frame(3)
 
 
-def test_not_utf8(caplog):
-    with watched() as (viewer, _), raw_page(viewer) as page:
-        ready(viewer)
-        page.sendall(b"\x81\x82\x00\x00\x00\x00\xc3\x28")  # masked with zeros
-        ready(viewer, 0)
-    assert not caplog.records
-
-
 def test_too_many_messages():
     with watched(playback=Playback(np.arange(13) / 10)) as (viewer, deliver):
         with page_of(viewer) as page:

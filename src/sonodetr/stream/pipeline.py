@@ -5,6 +5,7 @@ With a live source the newest frame wins, and what it replaces is counted; of a 
 frame is looked at. No sink holds up a live pipeline.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ _LOOK_S = 0.1
 # What still has not ended so long after everything was told to is left behind.
 PATIENCE_S = 5.0
 
+_log = logging.getLogger(__name__)
+
 
 class _Stage(Thread):
     """A thread that tells when it has ended.
@@ -39,13 +42,12 @@ class _Stage(Thread):
     thread for ended while it runs.
     """
 
-    def __init__(self, name: str, run: Callable[[], None]) -> None:
+    def __init__(self, name: str, work: Callable[[], None]) -> None:
         # What hangs in a driver must not keep the process.
-        super().__init__(name=name, target=self._run_to_end, daemon=True)
-        self._work = run
-        self.ended = Event()
+        super().__init__(name=name, daemon=True)
+        self._work, self.ended = work, Event()
 
-    def _run_to_end(self) -> None:
+    def run(self) -> None:
         try:
             self._work()
         finally:
@@ -55,10 +57,10 @@ class _Stage(Thread):
 class _Outlet:
     """A sink, what waits for it, and its thread."""
 
-    def __init__(self, sink: Sink, counters: Counters, *, wait: bool) -> None:
+    def __init__(self, sink: Sink, counters: Counters, *, live: bool) -> None:
         self.sink, self.name = sink, sink.name
         self.patient = getattr(sink, "every_frame", False)
-        self.results = Channel[Result](_RESULTS_WAITING, newest_wins=not (wait and self.patient))
+        self.results = Channel[Result](_RESULTS_WAITING, newest_wins=live or not self.patient)
         self.stage = _Stage(f"sink {self.name}", self._run)
         self.opened = Event()
         self.error: BaseException | None = None
@@ -129,7 +131,7 @@ class Pipeline:
         least = predictor.threshold if threshold is None else threshold
         self._look = Look(predictor, source, least, tracker, region, show_outside)
         self._counters = Counters(names)
-        self._outlets = [_Outlet(sink, self._counters, wait=not source.live) for sink in sinks]
+        self._outlets = [_Outlet(sink, self._counters, live=source.live) for sink in sinks]
         self._frames = Channel[Captured](
             1 if source.live else _FRAMES_WAITING, newest_wins=source.live
         )
@@ -184,6 +186,8 @@ class Pipeline:
             raise
         finally:
             self._finish(capture, infer, pressed)
+            if pressed and self._error is not None:
+                _log.warning("%s", self._error)  # which is not what is raised
         error = self._error or next((each.error for each in self._outlets if each.error), None)
         if error is not None:
             raise error
@@ -271,6 +275,7 @@ class Pipeline:
         return 1 / (self.source.rate_hz or USUAL_RATE_HZ)
 
     def _infer(self) -> None:
+        period_s = self._period_s()
         try:
             self._look.warm_up()
             self._ready.set()
@@ -282,7 +287,7 @@ class Pipeline:
                     raise
                 for outlet in self._outlets:
                     outlet.put(result)
-                self._counters.found(result.captured_s, result.found_s, self._period_s())
+                self._counters.found(result.captured_s, result.found_s, period_s)
         except BaseException as error:
             self._fail(error)
         finally:

@@ -16,6 +16,8 @@ LOW_SHARE = 0.5
 CONFIRM_FRAMES = 2
 # An object that was found is shown for so long after it was last seen.
 GAP_S = 0.25
+# So far apart are frames whose times do not move on, as those of a recording that names none.
+UNKNOWN_STEP_S = 0.1
 # Boxes are grown by this share of their longer side before they are compared: those of a flat
 # needle hardly overlap from one frame to the next.
 GROW_SHARE = 0.15
@@ -64,6 +66,7 @@ class Tracker:
     def reset(self) -> None:
         """Forget all objects; numbers are not used again."""
         self._tracks: list[_Track] = []
+        self._now_s = -np.inf
 
     def update(self, found: Detections, threshold: float) -> Detections:
         """What is in the next frame.
@@ -77,7 +80,8 @@ class Tracker:
             a track have its smoothed box and points. An object that is not found for a moment is
             added where it was last, with a score that falls to 0 within `GAP_S`.
         """
-        now_s = found.time_s
+        moves_on = found.time_s > self._now_s
+        now_s = self._now_s = found.time_s if moves_on else self._now_s + UNKNOWN_STEP_S
         rows = np.flatnonzero(found.scores >= threshold * LOW_SHARE)
         matches = self._match(found, rows)
         places = _places_px(found)
@@ -93,7 +97,7 @@ class Tracker:
         lost = [
             track
             for track in self._tracks
-            if track not in followed and 0 <= now_s - track.seen_s < GAP_S
+            if track not in followed and now_s - track.seen_s < GAP_S
         ]
         started = [
             _Track(
@@ -138,7 +142,7 @@ def _places_px(found: Detections) -> Float64[np.ndarray, "n 8"]:
 
 def _follow(track: _Track, place_px: Float64[np.ndarray, "8"], now_s: float) -> None:
     """Move a track to where it was found, through the filter."""
-    step_s = max(now_s - track.seen_s, 1e-3)
+    step_s = max(now_s - track.seen_s, 1e-3)  # frames may come in bursts
     known = np.isfinite(track.place_px) & np.isfinite(place_px)
     size_px = max(1.0, float(max(place_px[2:4] - place_px[:2])))
     speed = np.where(known, (place_px - track.place_px) / step_s, 0.0)
