@@ -363,6 +363,25 @@ def test_attention_that_fails_is_told(caplog):
     assert len(attend.asked) == 2
 
 
+def test_an_answer_that_comes_too_late_is_not_shown():
+    go_on = threading.Event()
+    attend = Looks(lambda: go_on.wait(10))
+    with watched(attend=attend) as (viewer, deliver), page_of(viewer) as page:
+        ready(viewer)
+        deliver(result(0))
+        page.frame(0)
+        page.ask(attend=[1, 1])
+        wait_until(lambda: attend.asked)
+        page.ask(play=True)
+        page.header(lambda header: "frame" not in header and not header["frozen"])
+        go_on.set()
+        (server_side,) = viewer._pages
+        wait_until(server_side.attending.done)
+        deliver(result(1))
+        header = page.header(lambda header: "attended" in header or header.get("frame") == 1)
+        assert "attended" not in header
+
+
 def test_one_wish_at_a_time():
     go_on = threading.Event()
     attend = Looks(lambda: go_on.wait(10))

@@ -305,8 +305,10 @@ class Viewer:
 
     async def _answer(self, page: _Page, shown: _Shown, point_px: tuple[float, float]) -> None:
         try:
-            page.answer = await asyncio.to_thread(self._attended, shown, point_px)
-            page.news.set()
+            answer = await asyncio.to_thread(self._attended, shown, point_px)
+            if page.frozen:  # else it has gone on meanwhile
+                page.answer = answer
+                page.news.set()
         except Exception:
             _log.exception("a viewer's attention failed")
 
