@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
-from sonodetr.config_file import dump_config, parse_config
+from sonodetr.config_file import dump_config, parse_config, parse_values
 from sonodetr.evaluation import evaluate as evaluation
 from sonodetr.experiment import replicates, results
-from sonodetr.experiment.results import Finished, Row
+from sonodetr.experiment.plan import Plan
+from sonodetr.experiment.results import Row
 from sonodetr.files import write_json, write_text
 from sonodetr.training.run import RunInfo, provenance, save_info, save_weights
 from sonodetr.types import Detections
@@ -20,6 +21,7 @@ from sonodetr.types import Detections
 # The skill of each method, of which seeds differ a little.
 SKILLS = {"plain": 0.3, "attention": 0.9, "detections": 0.55, "cells": 0.5}
 SEEDS = (0, 1, 2)
+AGAIN = "sonodetr experiment made-up.yaml"
 TINY = {
     "backbone": {"width": 8, "depths": [1, 1, 1, 1]},
     **{"hidden_dim": 16, "num_heads": 2, "feedforward_dim": 19, "num_queries": 5},
@@ -182,13 +184,45 @@ def made_up(video, frame: int, skill: float, name: str) -> Detections:
     )
 
 
-def finished(folder: Path, recordings: Path) -> Finished:
+def finished(folder: Path, recordings: Path) -> tuple[Plan, list[Row]]:
     """A made-up experiment, all trained: two kinds of queries, few labels, one teacher."""
+    student = folder / "student.yaml"
+    write_text(student, f"data: {{path: {recordings}}}\n")
+    taught = {"teacher": "2D", "queries": ["anchor"]}
+    few = {"changes": {"data.labelled": 0.1}, "queries": ["anchor"]}
+    plan = {
+        "name": "made-up",
+        "question": "Does attention <b> help?",
+        "student": str(student),
+        "teachers": {"2D": {"run": "2D"}, "another library's": {"run": "none"}},
+        "queries": {"anchor": {}, "learned": {"model.queries": "learned"}},
+        "methods": {
+            "plain": {},
+            "attention": {"teacher": "2D", "tune": {"distill.encoder.weight": [1, 3]}},
+            "detections": taught,
+            "cells": taught,
+            "plain, 10% of labels": few | {"against": ["plain"]},
+            "attention, 10% of labels": taught
+            | few
+            | {"takes": ["attention"], "against": ["plain, 10% of labels"]},
+        },
+        "baseline": "plain",
+        "strongest": ["cells", "detections"],
+        "seeds": SEEDS,
+        "test": {"standard": "test", "shifted": "shifted"},
+    }
+    plan = parse_values(Plan, plan, "made-up")
     teacher = write_run(folder / "runs" / "teacher", recordings, 0.97, model={"hidden_dim": 32})
-    taught = {"distill": {"teacher": str(teacher), "encoder": {"weight": 1.0}}}
-    learned = {"queries": "learned", "classification": "softmax"}
 
-    def row(queries, method, skill, against=(), **changes):
+    def row(queries, method, skill):
+        about = plan.methods[method]
+        changes = {}
+        if about.teacher:
+            changes["distill"] = {"teacher": str(teacher), "encoder": {"weight": 1.0}}
+        if about.changes:
+            changes["data"] = {"labelled": 0.1}
+        if queries == "learned":
+            changes["model"] = {"queries": "learned", "classification": "softmax"}
         runs = tuple(
             write_run(
                 folder / "runs" / f"{queries}-{method}-{seed}".translate({32: "-", 37: "", 44: ""}),
@@ -199,32 +233,14 @@ def finished(folder: Path, recordings: Path) -> Finished:
             )
             for seed in SEEDS
         )
-        tuned = {} if method == "plain" else {"distill.encoder.weight": 3}
-        return Row(queries, method, runs, "2D" if "distill" in changes else "", tuned, against)
+        tuned = {"distill.encoder.weight": 3} if method != "plain" else {}
+        return Row(queries, method, runs, tuned)
 
-    rows = (
-        row("anchor", "plain", SKILLS["plain"]),
-        *(row("anchor", name, SKILLS[name], **taught) for name in list(SKILLS)[1:]),
-        row("anchor", "plain, 10% of labels", 0.15, ("plain",), data={"labelled": 0.1}),
-        row(
-            *("anchor", "attention, 10% of labels", 0.4, ("plain, 10% of labels",)),
-            **taught,
-            data={"labelled": 0.1},
-        ),
-        row("learned", "plain", 0.3, model=learned),
-        row("learned", "attention", 0.32, **taught, model=learned),
-    )
-    return Finished(
-        name="made-up",
-        question="Does attention <b> help?",
-        data=str(recordings),
-        test={"standard": "test", "shifted": "shifted"},
-        seeds=SEEDS,
-        baseline="plain",
-        strongest=("cells", "detections"),
-        teachers={"2D": teacher, "another library's": folder / "none"},
-        rows=rows,
-        tried=13,
-        again=("sonodetr experiment made-up.yaml",),
-        plan={"name": "made-up", "seeds": list(SEEDS)},
-    )
+    return plan, [
+        Row(None, "2D", (teacher,)),
+        *(row("anchor", name, skill) for name, skill in SKILLS.items()),
+        row("anchor", "plain, 10% of labels", 0.15),
+        row("anchor", "attention, 10% of labels", 0.4),
+        row("learned", "plain", 0.3),
+        row("learned", "attention", 0.32),
+    ]

@@ -10,7 +10,7 @@ from sonodetr.experiment import adopt as module
 from sonodetr.experiment.address import sources
 from sonodetr.experiment.adopt import adopt
 from sonodetr.experiment.plan import Unit, load_plan
-from sonodetr.experiment.work import Experiment
+from sonodetr.experiment.work import Experiment, held
 from sonodetr.files import InputError, read_json
 from sonodetr.training.fit import train
 
@@ -49,25 +49,23 @@ def revised(run, revision):
 
 def test_a_run_of_the_same_config_is_found_by_an_experiment(run, trained, tmp_path):
     experiment = Experiment(load_plan(trained[0]), tmp_path / "out")
-    assert experiment.state(Unit("", "plain", 1))[0] == "ready"
+    assert experiment.state(Unit("", "plain", 1)) == "ready"
     (run / "evaluation-test").mkdir()
-    taken, left = adopt(run, tmp_path / "out")
+    taken, left = adopt([run], tmp_path / "out")
     assert left == []
-    state, found = experiment.state(Unit("", "plain", 1))
-    assert state == "done"
-    assert taken == [experiment.folder(found)]
-    assert taken[0].name == f"by-hand-{found.address[:12]}"
+    assert taken == [experiment.trained(Unit("", "plain", 1))]
+    assert taken[0].name == f"by-hand-{experiment.run(Unit('', 'plain', 1)).address[:12]}"
     assert (taken[0] / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
     assert not (taken[0] / "checkpoint.safetensors").exists()
     assert not (taken[0] / "evaluation-test").exists()
     about = read_json(taken[0].with_name(f"{taken[0].name}.json"))
     assert about["adopted"] == {"from": str(run), "revision": REVISION}
-    assert experiment.state(Unit("", "plain", 0))[0] == "ready"  # another seed
-    assert adopt(run, tmp_path / "out") == (taken, [])  # it is there already
+    assert experiment.state(Unit("", "plain", 0)) == "ready"  # another seed
+    assert adopt([run], tmp_path / "out") == (taken, [])  # it is there already
 
 
 def refused(run, out, said, **options):
-    taken, (line,) = adopt(run.parent, out, **options)
+    taken, (line,) = adopt([run.parent], out, **options)
     assert taken == []
     assert line.startswith(f"{run}: not taken: ")
     assert said in line
@@ -89,7 +87,7 @@ def test_unknown_code_is_refused_unless_somebody_vouches_for_it(run, tmp_path, r
     revised(run, revision)
     refused(run, tmp_path / "out", f"{said}; if you know its code, name it: --trained-at")
     refused(run, tmp_path / "out", "changed since older", revision="older")
-    assert len(adopt(run, tmp_path / "out", REVISION)[0]) == 1
+    assert len(adopt([run], tmp_path / "out", REVISION)[0]) == 1
 
 
 def test_other_runs_are_refused(run, tmp_path):
@@ -105,12 +103,15 @@ def test_other_runs_are_refused(run, tmp_path):
 
 
 def test_a_run_that_is_being_trained_is_not_replaced(run, tmp_path):
-    (folder,), _ = adopt(run, tmp_path / "out")
+    (folder,), _ = adopt([run], tmp_path / "out")
     (folder / "last.safetensors").unlink()
-    _, (line,) = adopt(run, tmp_path / "out")
-    assert line.endswith("is being trained; remove that folder to take this run instead")
+    with held(tmp_path / "out" / "locks" / folder.name[-12:]):
+        _, (line,) = adopt([run], tmp_path / "out")
+        assert line.endswith("it is being trained here; wait for that")
+    _, (line,) = adopt([run], tmp_path / "out")
+    assert line.endswith("was begun; remove that folder to take this run instead")
 
 
 def test_no_run_at_all(tmp_path):
     with pytest.raises(InputError, match="is no run folder and holds none"):
-        adopt(tmp_path, tmp_path / "out")
+        adopt([tmp_path], tmp_path / "out")

@@ -55,7 +55,7 @@ def test_all_is_trained_though_a_machine_is_lost(cluster, tmp_path):
     starts = [log.read_text().count("frames train, ") for log in out.glob("runs/*.log")]
     assert sorted(starts) == [1, 1, 1, 1, 2]  # the lost one was begun twice
     experiment = Experiment(plan, out)
-    assert [experiment.state(unit)[0] for unit in plan.units()] == ["done"] * (1 + 2 * 2)
+    assert [experiment.state(unit) for unit in plan.units()] == ["done"] * (1 + 2 * 2)
     train_on_ray(plan, out, "nothing is left to ask it", threads=1)
 
 

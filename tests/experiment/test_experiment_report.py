@@ -46,7 +46,7 @@ def test_page_tells_the_whole_story(page):
     assert text.count('<svg role="img"') == 5
     assert text.count('<svg class="interval"') == 2 * 8
     assert text.count("data:image/jpeg") == 3  # attention in two recordings, and failures
-    assert "13 configurations were tried" in text
+    assert "4 configurations were tried" in text
     assert "sonodetr experiment made-up.yaml" in text
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up_runs import SKILLS, made_up_answers
+from made_up_runs import AGAIN, SKILLS, made_up_answers
 
 from sonodetr.evaluation.kept import read_kept
 from sonodetr.evaluation.metrics import average_precisions
@@ -26,9 +26,9 @@ def pairs(results, test="standard"):
 
 
 def test_figures_are_means_of_the_evaluations(collected):
-    _, asked, results = collected
+    _, (_, rows), results = collected
     row = row_of(results, "anchor", "attention")
-    aps = [evaluation(run, "test")["figures"]["ap"] for run in asked.rows[1].runs]
+    aps = [evaluation(run, "test")["figures"]["ap"] for run in rows[2].runs]
     figure = row["tests"]["standard"]["figures"]["ap"]
     assert figure["seeds"] == pytest.approx(aps, abs=1e-12)
     assert figure["mean"] == pytest.approx(np.mean(aps))
@@ -37,15 +37,15 @@ def test_figures_are_means_of_the_evaluations(collected):
     median = row["tests"]["standard"]["figures"]["tip_error_median_mm"]["seeds"]
     theirs = [
         evaluation(run, "test")["intervals"]["figures"]["tip_error_median_mm"]["value"]
-        for run in asked.rows[1].runs
+        for run in rows[2].runs
     ]
     assert median == pytest.approx(theirs)
 
 
 def test_interval_of_one_run_is_that_over_its_recordings(collected):
-    _, asked, results = collected
+    _, (_, rows), results = collected
     teacher = row_of(results, None, "2D")["tests"]["standard"]["figures"]["ap"]
-    kept = read_kept(asked.teachers["2D"] / "evaluation-test" / "matches.npz")
+    kept = read_kept(rows[0].runs[0] / "evaluation-test" / "matches.npz")
     unit = np.unique(kept.unit, return_inverse=True)[1]
     own = bootstrap_intervals(
         lambda weights: average_precisions(kept.matches, weights[:, unit]), 11, resamples=999
@@ -56,8 +56,8 @@ def test_interval_of_one_run_is_that_over_its_recordings(collected):
 
 
 def test_ap_of_drawn_recordings_is_that_of_their_frames(collected):
-    _, asked, _ = collected
-    kept = read_kept(asked.rows[0].runs[0] / "evaluation-test" / "matches.npz")
+    _, (_, rows), _ = collected
+    kept = read_kept(rows[1].runs[0] / "evaluation-test" / "matches.npz")
     names, unit = np.unique(kept.unit, return_inverse=True)
     weights = draw(len(names), 7, seed=0)
     theirs = average_precisions(kept.matches, weights[:, unit])
@@ -67,8 +67,8 @@ def test_ap_of_drawn_recordings_is_that_of_their_frames(collected):
 
 
 def test_tips_reach_the_share_within_3_mm(collected):
-    _, asked, results = collected
-    kept = read_kept(asked.rows[1].runs[0] / "evaluation-test" / "matches.npz")
+    _, (_, rows), results = collected
+    kept = read_kept(rows[2].runs[0] / "evaluation-test" / "matches.npz")
     at_mm = results["tests"][0]["tip_within_mm"]
     shares = tips_within(kept)
     assert shares[at_mm.index(3.0)] == pytest.approx(values(kept)["tip_within_3_mm"], abs=1e-5)
@@ -104,12 +104,12 @@ def test_what_is_compared(collected):
 
 
 def test_facts_of_a_row(collected):
-    folder, asked, results = collected
+    folder, (_, rows), results = collected
     row = row_of(results, "anchor", "attention, 10% of labels")
     assert row["labels"] == 0.1
     assert row["teacher"] == "2D"
     assert row["runs"][2] == "../runs/anchor-attention-10-of-labels-2"
-    assert (folder / "results" / row["runs"][2]).resolve() == asked.rows[5].runs[2].resolve()
+    assert (folder / "results" / row["runs"][2]).resolve() == rows[6].runs[2].resolve()
     assert [step for step, _ in row["curves"][0]] == [15, 30, 45, 60, 75, 90]
     assert row["parameters"] > row_of(results, "learned", "plain")["parameters"]
     assert [each["method"] for each in results["rows"] if each["queries"] is None] == ["2D"]
@@ -121,7 +121,7 @@ def test_facts_of_a_row(collected):
 
 
 def test_same_bytes_whatever_was_measured_first(collected, monkeypatch, tmp_path):
-    folder, asked, results = collected
+    folder, (plan, rows), results = collected
     other = tmp_path / "copy"
     shutil.copytree(folder / "runs", other / "runs")
     for path in other.glob("runs/*/evaluation-*"):
@@ -130,58 +130,69 @@ def test_same_bytes_whatever_was_measured_first(collected, monkeypatch, tmp_path
     def moved(run):
         return other / run.relative_to(folder)
 
-    again = replace(
-        asked,
-        teachers={name: moved(path) for name, path in asked.teachers.items()},
-        rows=tuple(replace(row, runs=tuple(map(moved, row.runs))) for row in asked.rows),
-    )
+    again = [replace(row, runs=tuple(map(moved, row.runs))) for row in rows]
     with made_up_answers(monkeypatch):
-        for row in reversed(again.rows):
+        for row in reversed(again):
             for run in reversed(row.runs):
-                measure(run, again.data, "test")
-        collect(again, other / "results")
+                measure(run, plan.data(), "test")
+        collect(plan, again, other / "results", AGAIN)
     first, second = ((place / "results" / "results.json").read_bytes() for place in (folder, other))
     assert first == second
     assert read_json(folder / "results" / "results.json") == json.loads(json.dumps(results))
 
 
 def test_runs_that_were_tested_on_other_frames_are_refused(collected, monkeypatch, tmp_path):
-    _, asked, _ = collected
-    run = shutil.copytree(asked.rows[0].runs[0], tmp_path / "other")
+    _, (plan, rows), _ = collected
+    run = shutil.copytree(rows[1].runs[0], tmp_path / "other")
     shutil.rmtree(run / "evaluation-test")
     division = read_json(run / "split.json")
     division["test"].pop("test/clip3")
     (run / "split.json").write_text(json.dumps(division))
-    rows = (asked.rows[0], replace(asked.rows[1], runs=(run, *asked.rows[1].runs[1:])))
+    rows = [rows[1], replace(rows[2], runs=(run, *rows[2].runs[1:]))]
     with (
         made_up_answers(monkeypatch),
         pytest.raises(InputError, match=r"other: was tested on other frames than .*by_folder"),
     ):
-        collect(replace(asked, rows=rows, strongest=()), tmp_path)
+        collect(plan, rows, tmp_path, "")
     assert not (tmp_path / "results.json").exists()
 
 
-def test_a_comparison_with_what_is_not_trained_is_refused(collected, tmp_path):
-    _, asked, _ = collected
-    rows = (asked.rows[0], replace(asked.rows[1], against=("plane",)))
-    with pytest.raises(InputError, match=r"anchor, attention: .* 'plane', .* mean 'plain'"):
-        collect(replace(asked, rows=rows), tmp_path)
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [(slice(5), "4 objects in 1 recordings"), (slice(20, 25), "0 objects in 1 recordings")],
+)
+def test_too_little_to_test_on_is_refused(collected, monkeypatch, tmp_path, kept, said):
+    """One recording has no spread, and would make every difference sure."""
+    _, (plan, rows), _ = collected
+    whole = measure(rows[1].runs[0], plan.data(), "test")
+    frames = np.zeros(len(whole.recording), bool)
+    frames[kept] = True
+    per_frame = ("recording", "frame_index", "unit")
+    little = replace(
+        whole,
+        matches=whole.matches.only(frames),
+        instruments=None,
+        **{name: getattr(whole, name)[frames] for name in per_frame},
+    )
+    monkeypatch.setattr("sonodetr.experiment.results.measure", lambda *_: little)
+    with pytest.raises(InputError, match=f"test part 'test': has {said}; two or more are needed"):
+        collect(plan, rows[1:2], tmp_path, "")
 
 
 def test_latency_of_networks_of_one_shape(collected, tmp_path):
     from sonodetr.experiment.latency import latencies
 
-    _, asked, _ = collected
+    _, (_, asked), _ = collected
     timed = {"runtime": "onnx", "precision": "float32", "threads": 1, "image_size": [64, 64]}
     rows = [
-        timed | {"model": str(asked.rows[0].runs[0]), "frame_ms": {"p50": 0.7, "p99": 0.9}},
-        timed | {"model": str(asked.teachers["2D"]), "frame_ms": {"p50": 9.0, "p99": 9.9}},
-        timed | {"model": str(asked.rows[0].runs[0]), "image_size": [96, 96], "frame_ms": {}},
+        timed | {"model": str(asked[1].runs[0]), "frame_ms": {"p50": 0.7, "p99": 0.9}},
+        timed | {"model": str(asked[0].runs[0]), "frame_ms": {"p50": 9.0, "p99": 9.9}},
+        timed | {"model": str(asked[1].runs[0]), "image_size": [96, 96], "frame_ms": {}},
         timed | {"model": str(tmp_path), "frame_ms": {}},  # an exported folder
     ]
     (tmp_path / "speed").mkdir()
     (tmp_path / "speed" / "benchmark.json").write_text(json.dumps({"results": rows}))
-    runs = [asked.teachers["2D"], *(row.runs[0] for row in asked.rows)]
+    runs = [row.runs[0] for row in asked]
     student, teacher = latencies(tmp_path, runs)
     assert student["rows"] == [1, 2, 3, 4, 5, 6]  # learned queries are another network
     assert (student["p50_ms"], student["p99_ms"]) == (0.7, 0.9)

@@ -8,10 +8,10 @@ from tiny_plans import write_data, write_plan
 
 from sonodetr.config_file import dump_config
 from sonodetr.experiment import work
-from sonodetr.experiment.finish import chosen_at_an_end, finished_experiment
+from sonodetr.experiment.finish import chosen_at_an_end, trained_rows
 from sonodetr.experiment.plan import Unit, load_plan
-from sonodetr.experiment.view import epochs_done, list_units, print_units
-from sonodetr.experiment.work import Experiment
+from sonodetr.experiment.view import View, epochs_done, list_units, print_units
+from sonodetr.experiment.work import Experiment, Waiting
 from sonodetr.files import InputError
 from sonodetr.training.run import RunInfo, read_info, save_info
 
@@ -54,23 +54,41 @@ def test_the_best_value_on_validation_data_is_taken_once_all_are_tried(make):
     experiment = make(methods=methods)
     finish(experiment, Unit(None, "wide"))
     for rate, ap in zip(rates, (0.1, 0.3, 0.3, None), strict=True):  # None: nothing was found
-        assert experiment.tuned("", "plain") is None
-        assert experiment.run(Unit("", "attention", 0, 1)) == "the tuning of plain"
-        assert experiment.run(Unit("", "plain", 1)) == "the tuning of plain"
+        for unit in (Unit("", "attention", 0, 1), Unit("", "plain", 1)):
+            waits_for(experiment, unit, "the tuning of plain")
         finish(experiment, Unit("", "plain", 0, rate), ap)
     assert experiment.tuned("", "plain") == 2e-3  # the first of equals
-    config = experiment.run(Unit("", "attention", 0, 10)).config
+    run = experiment.run(Unit("", "attention", 0, 10))
+    assert run.numbers == {"train.learning_rate": 2e-3, "distill.encoder.weight": 10}
+    config = run.config
     assert (config.train.learning_rate, config.distill.encoder.weight) == (2e-3, 10)
-    assert experiment.run(Unit("", "attention", 1)) == "the tuning of attention"
+    waits_for(experiment, Unit("", "attention", 1), "the tuning of attention")
     assert experiment.run(Unit("", "plain", 1)).config.train.learning_rate == 2e-3
     # The first seed of what was tuned is the run that won.
-    assert experiment.state(Unit("", "plain", 0))[0] == "done"
+    assert experiment.state(Unit("", "plain", 0)) == "done"
+
+
+def waits_for(experiment, unit, what):
+    assert experiment.state(unit) == "waiting"
+    with pytest.raises(Waiting, match=f"^{what}$"):
+        experiment.run(unit)
+
+
+def test_a_list_can_be_tried(make):
+    sizes = [[64, 64], [96, 64]]
+    experiment = make(methods={"plain": {"tune": {"data.image_size": sizes}}}, teachers={})
+    for size, ap in zip(sizes, (0.1, 0.2), strict=True):
+        finish(experiment, Unit("", "plain", 0, size), ap)
+    run = experiment.run(Unit("", "plain", 1))
+    assert run.config.data.image_size == (96, 64)
+    assert run.slug == "plain-96-64-seed1"
+    assert chosen_at_an_end(experiment) == []
 
 
 def test_students_wait_for_their_teacher(make):
     methods = {"plain": {}, "attention": {"teacher": "wide", "changes": WEIGHT}}
     experiment = make(methods=methods)
-    assert experiment.run(Unit("", "attention", 0)) == "teacher wide"
+    waits_for(experiment, Unit("", "attention", 0), "teacher wide")
     folder = finish(experiment, Unit(None, "wide"))
     run = experiment.run(Unit("", "attention", 0))
     assert run.config.distill.teacher == str(folder)
@@ -115,22 +133,20 @@ def test_another_experiment_finds_what_is_done(make, tmp_path):
     first = make(methods={"plain": {}}, teachers={})
     folder = finish(first, Unit("", "plain", 0))
     other = make(methods={"by another name": {}}, baseline="by another name", teachers={})
-    state, run = other.state(Unit("", "by another name", 0))
-    assert state == "done"
-    assert other.folder(run) == folder
-    assert other.state(Unit("", "by another name", 1))[0] == "ready"
+    assert other.trained(Unit("", "by another name", 0)) == folder
+    assert other.state(Unit("", "by another name", 1)) == "ready"
 
 
 def test_a_run_that_another_has_is_left_to_it(make):
     experiment = make(methods={"plain": {}}, teachers={})
     unit = Unit("", "plain", 0)
     run = experiment.run(unit)
-    with work._held(experiment._lock(run)) as own:
+    with work.held(experiment._lock(run)) as own:
         assert own
-        assert experiment.state(unit)[0] == "running"
-        with work._held(experiment._lock(run)) as second:
+        assert experiment.state(unit) == "running"
+        with work.held(experiment._lock(run)) as second:
             assert not second
-    assert experiment.state(unit)[0] == "ready"
+    assert experiment.state(unit) == "ready"
 
 
 def test_two_share_the_work_and_nothing_is_trained_twice(make, monkeypatch):
@@ -143,7 +159,7 @@ def test_two_share_the_work_and_nothing_is_trained_twice(make, monkeypatch):
         finish(experiment, by_address[run.address], ap=run.config.train.learning_rate)
 
     monkeypatch.setattr(work, "train_run", train_run)
-    monkeypatch.setattr(work, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(work, "SECONDS_BETWEEN_LOOKS", 0.01)
     plan = {"methods": {"plain": {"tune": {"train.learning_rate": [1e-3, 5e-3, 2e-3]}}}}
     experiment = make(teachers={}, seeds=[0, 1, 2], **plan)
     by_address = {}
@@ -151,13 +167,12 @@ def test_two_share_the_work_and_nothing_is_trained_twice(make, monkeypatch):
 
     def noted(self, unit):
         run = before(self, unit)
-        if not isinstance(run, str):
-            by_address[run.address] = unit
+        by_address[run.address] = unit
         return run
 
     monkeypatch.setattr(Experiment, "run", noted)
     others = [make(teachers={}, seeds=[0, 1, 2], **plan) for _ in range(2)]
-    threads = [threading.Thread(target=list, args=(each.work(),)) for each in others]
+    threads = [threading.Thread(target=each.work) for each in others]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -170,7 +185,7 @@ def test_what_cannot_be_trained_is_named(make, monkeypatch):
     changes = {"train.learning_rate": 1e30}
     experiment = make(methods={"plain": {"changes": changes}}, teachers={}, seeds=[0])
     with pytest.raises(InputError, match=r"^plain-seed0-\w{12}: loss or gradient is not finite"):
-        list(experiment.work())
+        experiment.work()
 
 
 def test_the_list_says_how_far_everything_is(make, capsys):
@@ -180,7 +195,7 @@ def test_the_list_says_how_far_everything_is(make, capsys):
     begun.mkdir()
     (begun / "config.yaml").write_text(dump_config(experiment.run(Unit(None, "wide")).config))
     (begun / "metrics.jsonl").write_text('{"step": 3, "epoch": 1.0}\n{"step": 4, "ep')
-    assert epochs_done(begun) == (1, 2)
+    assert epochs_done(begun) == 1
     rows = list_units(experiment)
     assert [row["state"] for row in rows] == ["ready", "done", "ready", *["waiting"] * 4]
     assert json.loads(json.dumps(rows))[1]["validation_ap"] == 0.251
@@ -195,7 +210,6 @@ def test_the_list_says_how_far_everything_is(make, capsys):
 def test_a_number_at_an_end_of_what_was_tried_is_told_of(make):
     experiment = make(teachers={}, seeds=[0], methods={"plain": {"tune": RATES}})
     for rate, ap in ((1e-3, 0.1), (2e-3, 0.3), (3e-3, 0.2)):
-        assert chosen_at_an_end(experiment) == []
         folder = finish(experiment, Unit("", "plain", 0, rate), ap)
     assert chosen_at_an_end(experiment) == []
     info = read_info(folder)
@@ -205,30 +219,59 @@ def test_a_number_at_an_end_of_what_was_tried_is_told_of(make):
     ]
 
 
+def test_yes_and_no_have_no_end(make):
+    tune = {"model.points": [False, True]}
+    experiment = make(teachers={}, seeds=[0], methods={"plain": {"tune": tune}})
+    for value in (False, True):
+        finish(experiment, Unit("", "plain", 0, value), 0.3 * value)
+    assert chosen_at_an_end(experiment) == []
+
+
 RATES = {"train.learning_rate": [2e-3, 1e-3, 3e-3]}
 
 
-def test_what_is_reported_of_a_finished_experiment(make):
+def test_what_is_reported_of_a_finished_experiment(make, tmp_path):
     methods = {
         "plain": {"tune": {"train.learning_rate": [1e-3, 2e-3]}},
         "long": {"takes": ["plain"], "changes": {"train.epochs": 3}, "against": ["plain"]},
     }
     queries = {"anchor": {}, "learned": {"model.queries": "learned"}}
     methods["long"]["queries"] = ["anchor"]
-    plan = {"methods": methods, "queries": queries, "teachers": {}, "prepare": ["simulate"]}
-    experiment = make(**plan)
-    with pytest.raises(InputError, match="plain, seed 0: is waiting; start the experiment again"):
-        finished_experiment(experiment, "again")
+    teachers = {"wide": {"run": str(tmp_path / "wide")}, "of others": {"run": str(tmp_path)}}
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "wide" / "model.safetensors").touch()
+    experiment = make(methods=methods, queries=queries, teachers=teachers)
     for unit in experiment.plan.units():
         finish(experiment, unit, ap=0.3 if unit.value == 2e-3 else 0.1)
-    found = finished_experiment(experiment, "again")
-    assert [(row.queries, row.method) for row in found.rows] == [
+    rows = trained_rows(experiment)
+    assert [(row.queries, row.method) for row in rows] == [
+        (None, "wide"),
         ("anchor", "plain"),
         ("anchor", "long"),
         ("learned", "plain"),
     ]
-    assert [len(row.runs) for row in found.rows] == [2, 2, 2]
-    assert found.rows[0].runs[0].name.startswith("anchor-plain-0.002-seed0-")
-    assert [row.tuned for row in found.rows] == [{"train.learning_rate": 2e-3}] * 3
-    assert found.rows[1].against == ("plain",)
-    assert (found.tried, found.again, found.seeds) == (4, ("simulate", "again"), (0, 1))
+    assert [len(row.runs) for row in rows] == [1, 2, 2, 2]
+    assert rows[1].runs[0].name.startswith("anchor-plain-0.002-seed0-")
+    assert [row.tuned for row in rows] == [{}, *[{"train.learning_rate": 2e-3}] * 3]
+
+
+def test_the_view_tells_of_all_that_happens_whoever_trains(make, capsys):
+    """Two methods that are one run count as two, so that all of all are done at the end."""
+    methods = {"plain": {}, "the same": {}}
+    experiment = make(methods=methods, teachers={}, seeds=[0, 1])
+    finish(experiment, Unit("", "plain", 0), 0.1)
+    other = make(methods=methods, teachers={}, seeds=[0, 1])
+    with View(experiment) as view:
+        assert view.refresh()
+        assert capsys.readouterr().err == ""
+        run = other.run(Unit("", "plain", 1))
+        with work.held(other._lock(run)):
+            assert view.refresh()
+            assert view.refresh()
+            assert capsys.readouterr().err == f"train {other.folder(run)}\n"
+            folder = finish(other, Unit("", "plain", 1), 0.25)
+        assert not view.refresh()
+    assert capsys.readouterr().err.splitlines() == [
+        f"3 of 4  {folder.name}  validation AP 0.250",
+        f"4 of 4  {folder.name}  validation AP 0.250",
+    ]

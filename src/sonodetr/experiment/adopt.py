@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sonodetr.config_file import config_from_run
 from sonodetr.experiment.address import (
@@ -14,19 +16,20 @@ from sonodetr.experiment.address import (
     sources_at,
     what_it_does,
 )
+from sonodetr.experiment.work import held
 from sonodetr.files import InputError, read_json, write_json
 
 _NAMED = 3  # of what changed
 
 
-def adopt(folder: Path, out: Path, revision: str = "") -> tuple[list[Path], list[str]]:
+def adopt(folders: Sequence[Path], out: Path, revision: str = "") -> tuple[list[Path], list[str]]:
     """Copy finished runs whose code, data and teacher are known to `out / "runs"`.
 
     The code is that of the git revision which `run.json` names, and must be what is running now.
     The data is taken to be what lies there now, if it is divided as it was.
 
     Args:
-        folder: a run folder, or a folder of run folders.
+        folders: run folders, or folders of run folders.
         out: of experiments.
         revision: whoever adopts them vouches that this was their code; empty: as `run.json` says.
 
@@ -34,13 +37,17 @@ def adopt(folder: Path, out: Path, revision: str = "") -> tuple[list[Path], list
         The new folders, and for every run that was left out a line that says why.
 
     Raises:
-        InputError: there is no run folder, or one cannot be copied.
+        InputError: a folder holds no run.
     """
-    runs = [folder] if (folder / "config.yaml").is_file() else _runs_below(folder)
-    if not runs:
-        raise InputError(
-            f"{folder}: is no run folder and holds none; name a folder of finished runs"
-        )
+    runs: list[Path] = []
+    for folder in folders:
+        own = (folder / "config.yaml").is_file()
+        found = [folder] if own else sorted(path.parent for path in folder.glob("*/config.yaml"))
+        if not found:
+            raise InputError(
+                f"{folder}: is no run folder and holds none; name a folder of finished runs"
+            )
+        runs += found
     taken, left = [], []
     for run in runs:
         try:
@@ -50,15 +57,11 @@ def adopt(folder: Path, out: Path, revision: str = "") -> tuple[list[Path], list
     return taken, left
 
 
-def _runs_below(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob("*/config.yaml"))
-
-
 def _adopt(run: Path, out: Path, revision: str) -> Path:
     """One run.
 
     Raises:
-        InputError: it is not finished, or something of it is not known.
+        InputError: it is not finished, something of it is not known, or it cannot be copied.
     """
     from sonodetr.data.splits import to_json
     from sonodetr.training.data import open_data
@@ -72,36 +75,45 @@ def _adopt(run: Path, out: Path, revision: str) -> Path:
     if not revision and (own is None or own.endswith("-dirty")):
         said = "no revision" if own is None else f"revision {own}, which was changed"
         raise InputError(f"its run.json names {said}; if you know its code, name it: --trained-at")
-    code = sources_at(revision or own)
+    revision = revision or own
     simulated = config.data.path.startswith("simulator:")
-    paths = {*affecting(code, bool(teacher), simulated)}
-    paths |= {*affecting(sources(), bool(teacher), simulated)}
-    changed = sorted(
-        path
-        for path in paths
-        if what_it_does(code.get(path, b"")) != what_it_does(sources().get(path, b""))
-    )
-    if changed:
+    if changed := _changed(sources_at(revision), bool(teacher), simulated):
         names = ", ".join(changed[:_NAMED]) + (", ..." if changed[_NAMED:] else "")
-        raise InputError(f"its code was another: {names} changed since {revision or own}")
+        raise InputError(f"its code was another: {names} changed since {revision}")
     data = open_data(config)
     if to_json(data.videos, data.split) != read_json(run / DIVISION):
         raise InputError(f"the data in {config.data.path} is divided differently now")
     facts = facts_of(config, teacher)
     short = address(facts)[:SHORT]
-    adopted = {"from": str(run), "revision": revision or own}
-    return _copy(run, out / "runs", short, facts | {"adopted": adopted})
+    with held(out / "locks" / short) as free:
+        if not free:
+            raise InputError("it is being trained here; wait for that")
+        return _copy(
+            run, out / "runs", short, facts | {"adopted": {"from": str(run), "revision": revision}}
+        )
 
 
-def _copy(run: Path, folder: Path, short: str, facts: dict[str, object]) -> Path:
+def _changed(before: Mapping[str, bytes], teacher: bool, simulated: bool) -> list[str]:
+    """Modules that compute a run and do something else than they did before."""
+    now = sources()
+    paths = {path for code in (before, now) for path in affecting(code, teacher, simulated)}
+    return sorted(
+        path
+        for path in paths
+        if what_it_does(before.get(path, b"")) != what_it_does(now.get(path, b""))
+    )
+
+
+def _copy(run: Path, folder: Path, short: str, facts: dict[str, Any]) -> Path:
     """A run folder under its address, whole or not at all; without what only a resume needs."""
     there = next((path for path in folder.glob(f"*-{short}") if path.is_dir()), None)
     if there is not None:
         if (there / "last.safetensors").is_file():
             return there
-        raise InputError(f"{there} is being trained; remove that folder to take this run instead")
+        raise InputError(f"{there} was begun; remove that folder to take this run instead")
     new = folder / f"{run.name}-{short}"
     part = folder / f".{new.name}.part{os.getpid()}"
+    write_json(folder / f"{new.name}.json", facts)
     try:
         shutil.copytree(run, part, ignore=shutil.ignore_patterns("checkpoint.*", "evaluation-*"))
         part.replace(new)
@@ -111,5 +123,4 @@ def _copy(run: Path, folder: Path, short: str, facts: dict[str, object]) -> Path
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    write_json(folder / f"{new.name}.json", facts)
     return new

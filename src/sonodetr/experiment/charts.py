@@ -1,6 +1,6 @@
 """The charts of an experiment's report, drawn from results.json alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,39 +20,36 @@ from sonodetr.experiment.story import (
 from sonodetr.report import INK, SERIES, chart, start_chart
 
 _WIDTH_IN, _HEIGHT_IN = 5.0, 3.3  # two side by side on a wide page, one on a phone
-_MOST_LINES = len(SERIES)
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def ap_against_latency(results: Results) -> str | None:
     """AP of every row over the time of a frame; None where nothing was timed."""
     test = main_test(results)
-    points = []
-    for row in results["rows"]:
-        timed, ap = latency_ms(results, row), row["tests"][test]["figures"]["ap"]
-        if timed is not None and row["labels"] == 1:
-            points.append((timed[0], ap["mean"], row, ap))
+    points = [
+        (*timed, row["tests"][test]["figures"]["ap"], row)
+        for row in results["rows"]
+        if row["labels"] == 1 and (timed := latency_ms(results, row))
+    ]
     if not points:
         return None
     axes = start_chart(_WIDTH_IN, _HEIGHT_IN, "Median time of a frame (ms)", "AP")
-    front = pareto_front([(point[0], point[1]) for point in points])
-    on_front = [points[number] for number in front]
-    axes.step(
-        *zip(*((p[0], p[1]) for p in on_front), strict=True), where="post", color=INK, linewidth=1
-    )
-    for latency, ap, row, bounds in points:
+    on_front = [points[at] for at in pareto_front([(p[0], p[2]["mean"]) for p in points])]
+    front = [point[0] for point in on_front], [point[2]["mean"] for point in on_front]
+    axes.step(*front, where="post", color=INK, linewidth=1)
+    for latency, _, ap, row in points:
         kind = 2 if row["queries"] is None else 0 if row["teacher"] else 1
-        axes.plot([latency] * 2, [bounds["low"], bounds["high"]], color=SERIES[kind], alpha=0.5)
-        axes.plot([latency], [ap], _MARKERS[kind], color=SERIES[kind], markersize=6)
-    for number, label in ((1, "student alone"), (0, "student with a teacher"), (2, "teacher")):
-        axes.plot([], [], _MARKERS[number], color=SERIES[number], label=label)
-    for latency, ap, row, _ in on_front:
+        axes.plot([latency] * 2, [ap["low"], ap["high"]], color=SERIES[kind], alpha=0.5)
+        axes.plot([latency], [ap["mean"]], _MARKERS[kind], color=SERIES[kind], markersize=6)
+    for kind, label in ((1, "student alone"), (0, "student with a teacher"), (2, "teacher")):
+        axes.plot([], [], _MARKERS[kind], color=SERIES[kind], label=label)
+    for latency, _, ap, row in on_front:
         place = {"textcoords": "offset points", "xytext": (7, 6)}
-        axes.annotate(name_of(results, row), (latency, ap), color=INK, fontsize=9, **place)
-    _log_axis(axes.xaxis, axes.set_xscale)
+        axes.annotate(name_of(results, row), (latency, ap["mean"]), color=INK, fontsize=9, **place)
+    _log_axis(axes)
     axes.margins(0.25, 0.1)
     _legend(axes)
-    times = sorted({latency_ms(results, point[2])[1] for point in points})  # type: ignore[index]
+    times = sorted({point[1] for point in points})
     return chart(
         axes,
         f"AP on the part {test!r} against the time of a frame ({'; '.join(times)}). The line joins "
@@ -70,9 +67,7 @@ def curves(results: Results, queries: str) -> str | None:
         shortest = min(len(of_seed) for of_seed in row["curves"])  # early stopping
         steps = [step for step, _ in row["curves"][0][:shortest]]
         aps = np.array([[ap for _, ap in of_seed[:shortest]] for of_seed in row["curves"]])
-        colour = SERIES[number]
-        axes.plot(steps, aps.mean(0), color=colour, label=row["method"], linewidth=1.8)
-        axes.fill_between(steps, aps.min(0), aps.max(0), color=colour, alpha=0.15, linewidth=0)
+        _band(axes, number, steps, aps.mean(0), aps.min(0), aps.max(0), label=row["method"])
     _legend(axes)
     which = f" with {queries} queries" if several_queries(results) else ""
     return chart(axes, f"Training{which}: mean over seeds, and from the worst seed to the best.")
@@ -85,14 +80,12 @@ def few_labels(results: Results) -> str | None:
         return None
     test = main_test(results)
     axes = start_chart(_WIDTH_IN, _HEIGHT_IN, "Share of the recordings that are labelled", "AP")
-    for number, (name, rows) in enumerate(list(families.items())[:_MOST_LINES]):
+    for number, (name, rows) in enumerate(list(families.items())[: len(SERIES)]):
         figures = [row["tests"][test]["figures"]["ap"] for row in rows]
-        labels = np.array([row["labels"] for row in rows])
-        mean, low, high = (np.array([of[key] for of in figures]) for key in ("mean", "low", "high"))
-        colour = SERIES[number]
-        axes.plot(labels, mean, color=colour, marker=_MARKERS[number], label=name)
-        axes.fill_between(labels, low, high, color=colour, alpha=0.15, linewidth=0)
-    _log_axis(axes.xaxis, axes.set_xscale, lambda value: f"{100 * value:g}%")
+        mean, low, high = ([of[key] for of in figures] for key in ("mean", "low", "high"))
+        labels = [row["labels"] for row in rows]
+        _band(axes, number, labels, mean, low, high, marker=_MARKERS[number], label=name)
+    _log_axis(axes, lambda value: f"{100 * value:g}%")
     shares = sorted({row["labels"] for rows in families.values() for row in rows})
     axes.set_xticks(shares)
     axes.set_xticks([], minor=True)
@@ -123,41 +116,33 @@ def label_families(results: Results) -> dict[str, list[ResultRow]]:
 
 def by_recording(results: Results, comparison: Mapping[str, Any]) -> str | None:
     """The gain in each recording, sorted; None where no recording has an AP."""
-    test = main_test(results)
-    first, second = (
-        find_row(results, comparison["queries"], comparison[key]) for key in ("method", "against")
-    )
-    gains = recording_gains(results, comparison)
-    if not gains:
+    values = np.array(sorted(recording_gains(results, comparison).values(), reverse=True))
+    if not len(values):
         return None
-    values = np.array(sorted(gains.values(), reverse=True))
     axes = start_chart(_WIDTH_IN, _HEIGHT_IN, "Recordings, sorted", "AP gained in a recording")
     colours = np.where(values > 0, SERIES[2], np.where(values < 0, SERIES[1], INK))
     axes.bar(range(len(values)), values, color=colours, width=0.85)
     axes.axhline(0, color=INK, linewidth=1)
     axes.set_xticks([])
     axes.grid(visible=False, axis="x")
+    row = find_row(results, comparison["queries"], comparison["method"])
     better, worse = int((values > 0).sum()), int((values < 0).sum())
     return chart(
         axes,
-        f"{capital(name_of(results, first))} against {second['method']} in each recording with "
-        f"objects of the part {test!r}, mean over seeds: better in {better}, worse in {worse}, the "
-        f"same in {len(values) - better - worse}.",
+        f"{capital(name_of(results, row))} against {comparison['against']} in each recording with "
+        f"objects of the part {main_test(results)!r}, mean over seeds: better in {better}, worse "
+        f"in {worse}, the same in {len(values) - better - worse}.",
     )
 
 
 def recording_gains(results: Results, comparison: Mapping[str, Any]) -> dict[str, float]:
     """Key of a recording -> mean AP gained in it, where it has objects."""
     test = results["tests"][0]
-    first, second = (
-        find_row(results, comparison["queries"], comparison[key])["tests"][test["name"]][
-            "recordings"
-        ]
-        for key in ("method", "against")
-    )
+    pair = (find_row(results, comparison["queries"], comparison[e]) for e in ("method", "against"))
+    aps = (row["tests"][test["name"]]["recordings"] for row in pair)
     return {
         key: ap - other
-        for key, ap, other in zip(test["recordings"], first, second, strict=True)
+        for key, ap, other in zip(test["recordings"], *aps, strict=True)
         if ap is not None and other is not None
     }
 
@@ -175,13 +160,11 @@ def tip_errors(results: Results, queries: str) -> str | None:
         return None
     axes = start_chart(_WIDTH_IN, _HEIGHT_IN, "Tip error (mm)", "Share of the labelled tips")
     for number, row in enumerate(rows):
-        shares, colour = np.array(row["tests"][test["name"]]["tips"]), SERIES[number]
-        name = row["method"] if row["queries"] is not None else name_of(results, row)
-        line = "-" if row["queries"] is not None else "--"
-        axes.plot(test["tip_within_mm"], shares.mean(0), line, color=colour, label=name)
-        axes.fill_between(
-            test["tip_within_mm"], shares.min(0), shares.max(0), color=colour, alpha=0.15, lw=0
-        )
+        shares = np.array(row["tests"][test["name"]]["tips"])
+        student = row["queries"] is not None
+        name, line = (row["method"], "-") if student else (name_of(results, row), "--")
+        bounds = shares.mean(0), shares.min(0), shares.max(0)
+        _band(axes, number, test["tip_within_mm"], *bounds, linestyle=line, label=name)
     axes.set(xlim=(0, test["tip_within_mm"][-1]), ylim=(0, 1))
     _legend(axes)
     return chart(
@@ -198,23 +181,24 @@ def chosen(results: Results, queries: str) -> list[ResultRow]:
     first = [results["baseline"], best["method"] if best else "", results["strongest"].get(queries)]
     rows.sort(key=lambda row: -float(np.mean(row["validation_ap"])))
     rows.sort(key=lambda row: first.index(row["method"]) if row["method"] in first else len(first))
-    return rows[:_MOST_LINES]
+    return rows[: len(SERIES)]
 
 
-def _log_axis(axis: Any, set_scale: Any, show: Any = lambda value: f"{value:g}") -> None:
+def _band(axes: Any, number: int, across: Any, mean: Any, low: Any, high: Any, **look: Any) -> None:
+    """A line of the colour of its number, and what lies between two others."""
+    axes.plot(across, mean, color=SERIES[number], **look)
+    axes.fill_between(across, low, high, color=SERIES[number], alpha=0.15, linewidth=0)
+
+
+def _log_axis(axes: Any, show: Callable[[float], str] = "{:g}".format) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    set_scale("log")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
-    axis.set_minor_formatter(NullFormatter())
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(axes: Any) -> None:
     columns = 1 + (len(axes.get_legend_handles_labels()[0]) > 4)
     axes.legend(labelcolor=INK, framealpha=0, fontsize=9, loc="best", ncols=columns)
-
-
-def kinds_of_queries(rows: Sequence[ResultRow]) -> list[str]:
-    """In the order of the rows, without teachers."""
-    return [name for name in dict.fromkeys(row["queries"] for row in rows) if name is not None]

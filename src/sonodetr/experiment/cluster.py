@@ -8,6 +8,7 @@ which goes on from the last checkpoint.
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,10 @@ from typing import Any
 
 from sonodetr.experiment.plan import Plan, Unit
 from sonodetr.experiment.view import View
-from sonodetr.experiment.work import Experiment, Run
+from sonodetr.experiment.work import SECONDS_BETWEEN_LOOKS, Experiment, Run, Waiting
 from sonodetr.files import InputError
 
 _RETRIES = 5
-_SECONDS_A_LOOK = 0.5
 _SECONDS_TO_ANSWER = 10.0
 
 
@@ -35,11 +35,10 @@ def train_on_ray(plan: Plan, out: Path, address: str, threads: int) -> None:
             run cannot be trained.
     """
     experiment = Experiment(plan, out.absolute())
-    states = [experiment.state(unit)[0] for unit in plan.units()]
-    done = states.count("done")
-    if done < len(states):
-        with _connected(address) as ray, View(len(states), done) as view:
-            _train_all(ray, experiment, threads, view)
+    with View(experiment) as view:
+        if view.refresh():
+            with _connected(address) as ray:
+                _train_all(ray, experiment, threads, view)
 
 
 def _train_all(ray: Any, experiment: Experiment, threads: int, view: View) -> None:
@@ -48,27 +47,20 @@ def _train_all(ray: Any, experiment: Experiment, threads: int, view: View) -> No
     task = ray.remote(_train).options(num_cpus=threads, num_gpus=gpus, max_retries=_RETRIES)
     given: dict[Any, Run] = {}
     addresses: set[str] = set()
-    while True:
-        left = False
+    while view.refresh():
         for unit in plan.units():
-            state, run = experiment.state(unit)
-            left |= state != "done"
-            if not isinstance(run, str) and state != "done" and run.address not in addresses:
+            if experiment.state(unit) not in ("ready", "running"):
+                continue
+            run = experiment.run(unit)
+            if run.address not in addresses:
                 addresses.add(run.address)
                 given[task.remote(plan, out, Path.cwd(), unit, run.address, threads)] = run
-        if not left:
-            return
-        for answer in ray.wait([*given], timeout=_SECONDS_A_LOOK)[0]:
-            run = given.pop(answer)
-            _check(ray, answer, experiment.folder(run))
-            view.end(experiment.folder(run))
-        for folder in map(experiment.folder, given.values()):
-            if folder.is_dir():  # the others wait for room
-                view.begin(folder)
-        view.refresh()
+        while done := ray.wait([*given], timeout=0)[0]:
+            _check(ray, done[0], given.pop(done[0]).slug)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _check(ray: Any, answer: Any, folder: Path) -> None:
+def _check(ray: Any, answer: Any, name: str) -> None:
     """What a task has to say."""
     try:
         wrong = ray.get(answer)
@@ -76,7 +68,7 @@ def _check(ray: Any, answer: Any, folder: Path) -> None:
         raise  # a defect, with its traceback
     except ray.exceptions.RayError as error:
         raise InputError(
-            f"{folder.name}: the cluster lost it {_RETRIES + 1} times ({type(error).__name__}); "
+            f"{name}: the cluster lost it {_RETRIES + 1} times ({type(error).__name__}); "
             "start again, it goes on where it was"
         ) from None
     if wrong:
@@ -92,12 +84,17 @@ def _train(plan: Plan, out: Path, place: Path, unit: Unit, address: str, threads
         return f"machine {node} does not see {place} or {out}; a folder that all share is needed"
     os.chdir(place)
     torch.set_num_threads(threads)
+    other = f"machine {node} has other code or data; install the same everywhere"
     try:
         experiment = Experiment(plan, out)
         run = experiment.run(unit)
-        if isinstance(run, str) or run.address != address:
-            return f"machine {node} has other code or data; install the same everywhere"
-        experiment.train(run)
+        if run.address != address:
+            return other
+        while not experiment.finished(run):
+            if not experiment.train(run):  # another experiment does
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+    except Waiting:
+        return other
     except InputError as error:
         return str(error)
     return ""

@@ -1,13 +1,12 @@
-"""From a plan whose trainings are all done to what is reported."""
+"""What is looked at before an experiment's first training, and after its last."""
 
 from pathlib import Path
 
-from pydantic import JsonValue
-
 from sonodetr.experiment.plan import Plan, Unit
-from sonodetr.experiment.results import Finished, Row
+from sonodetr.experiment.results import Row
 from sonodetr.experiment.work import Experiment
 from sonodetr.files import InputError
+from sonodetr.training.run import WEIGHTS
 from sonodetr.types import PARTS
 
 
@@ -17,7 +16,7 @@ def check_test_parts(plan: Plan) -> None:
     Raises:
         InputError: a folder is missing.
     """
-    data = _data(plan)
+    data = plan.data().path
     for part in plan.test.values():
         known = part in (*PARTS, "all") or data.startswith("simulator:")
         if not known and not Path(data, part).is_dir():
@@ -27,87 +26,43 @@ def check_test_parts(plan: Plan) -> None:
             )
 
 
-def _data(plan: Plan) -> str:
-    numbers = {key: values[0] for key, values in plan.methods[plan.baseline].tune.items()}
-    first = next(iter(plan.queries))
-    return plan.student_config(first, plan.baseline, plan.seeds[0], numbers).data.path
-
-
-def finished_experiment(experiment: Experiment, command: str) -> Finished:
-    """What `results.collect` wants to know.
+def trained_rows(experiment: Experiment) -> list[Row]:
+    """What `results.collect` wants to know: teachers that can be measured, then the methods.
 
     Args:
         experiment: all of whose runs are trained.
-        command: line that does everything again.
-
-    Raises:
-        InputError: a run is missing.
     """
     plan = experiment.plan
-    rows = tuple(
-        _row(experiment, queries, name)
-        for queries in plan.queries
-        for name in plan.methods
-        if queries in plan.queries_of(name)
-    )
     teachers = {name: experiment.teacher(name) for name in plan.teachers}
-    missing = [name for name, folder in teachers.items() if folder is None]
-    if missing:
-        raise InputError(f"teacher {missing[0]!r} is not trained; start the experiment again")
-    return Finished(
-        name=plan.name,
-        question=plan.question,
-        data=_data(plan),
-        test=plan.test,
-        seeds=plan.seeds,
-        baseline=plan.baseline,
-        strongest=plan.strongest,
-        teachers={name: folder for name, folder in teachers.items() if folder is not None},
-        rows=rows,
-        tried=plan.configurations_tried,
-        again=(*plan.prepare, command),
-        plan=plan.model_dump(mode="json", exclude_defaults=True),
-    )
-
-
-def _row(experiment: Experiment, queries: str, name: str) -> Row:
-    plan = experiment.plan
-    method = plan.methods[name]
-    runs: list[Path] = []
-    for seed in plan.seeds:
-        state, run = experiment.state(Unit(queries, name, seed))
-        if isinstance(run, str) or state != "done":
-            raise InputError(f"{name}, seed {seed}: is {state}; start the experiment again")
-        runs.append(experiment.folder(run))
-    return Row(
-        queries,
-        name,
-        tuple(runs),
-        teacher=method.teacher,
-        tuned=_numbers(experiment, queries, name),
-        against=method.against,
-    )
-
-
-def _numbers(experiment: Experiment, queries: str, name: str) -> dict[str, JsonValue]:
-    """What was chosen on validation data, for it and for what it takes."""
-    methods = experiment.plan.methods
-    return {
-        methods[other].key: experiment.tuned(queries, other)
-        for other in (*methods[name].takes, name)
-        if methods[other].tune
-    }
+    rows = [
+        Row(None, name, (folder,))
+        for name, folder in teachers.items()
+        if (folder / WEIGHTS).is_file()  # else one of another library
+    ]
+    for queries in plan.queries:
+        for name in plan.methods:
+            if queries in plan.queries_of(name):
+                units = [Unit(queries, name, seed) for seed in plan.seeds]
+                runs = tuple(experiment.trained(unit) for unit in units)
+                rows.append(Row(queries, name, runs, experiment.run(units[0]).numbers))
+    return rows
 
 
 def chosen_at_an_end(experiment: Experiment) -> list[str]:
     """A line for every number that was chosen at an end of what was tried: a better one may lie
-    beyond."""
+    beyond.
+
+    Args:
+        experiment: all of whose runs are trained.
+    """
     lines = []
     for name, method in experiment.plan.methods.items():
-        numbers = [value for value in method.values if isinstance(value, int | float)]
+        numbers = [each for each in method.values if isinstance(each, int | float)]
+        if len(numbers) < 2 or isinstance(numbers[0], bool):
+            continue
         for queries in experiment.plan.queries_of(name):
             best = experiment.tuned(queries, name)
-            if len(numbers) > 1 and best in (min(numbers), max(numbers)):
+            if best in (min(numbers), max(numbers)):
                 where = f"{queries}, {name}" if queries else name
                 end = "largest" if best == max(numbers) else "smallest"
                 lines.append(f"{where}: {method.key} {best:g} is the {end} that was tried")

@@ -3,7 +3,7 @@
 They are drawn from the run folders and the data; where these are gone, the report says so.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sonodetr.draw import Picture, Sheet, grid
 from sonodetr.evaluation.evaluate import detect
 from sonodetr.evaluation.kept import Kept, read_kept
 from sonodetr.experiment.charts import recording_gains
-from sonodetr.experiment.story import Results, find_row, headline, name_of, signed
+from sonodetr.experiment.story import Results, find_row, headline, main_test, name_of, signed
 from sonodetr.files import InputError
 from sonodetr.formats import read
 from sonodetr.model.tensors import Batch, Grid
@@ -43,41 +43,34 @@ def attention_parts(results: Results, runs: Path) -> list[str]:
     Args:
         results: of the experiment.
         runs: folder that the names of its runs are relative to.
+
+    Raises:
+        InputError: a run or the data is gone.
     """
     best = _taught(results)
-    if best is None:
+    gains = recording_gains(results, best) if best else {}
+    if best is None or not gains:
         return [report.paragraph("No method with a teacher was compared with the baseline.")]
-    gains = recording_gains(results, best)
-    if not gains:
-        return [report.paragraph("No recording has an AP.")]
-    ends = {
-        "gains most": max(gains, key=lambda key: gains[key]),
-        "gains least": min(gains, key=lambda key: gains[key]),
-    }
-    row = find_row(results, best["queries"], best["method"])
-    plain = find_row(results, best["queries"], best["against"])
+    row, plain = (find_row(results, best["queries"], best[key]) for key in ("method", "against"))
+    teacher = runs / find_row(results, None, row["teacher"])["runs"][0]
+    students = {each["method"]: runs / each["runs"][0] for each in (plain, row)}
+    videos = _videos(results)
     intro = (
         "What the token in the middle of the labelled box looks at, in the last pair of encoder "
         "layers that are compared, all heads averaged. All maps of a line are on one scale, "
         "brightest where the teacher looks most."
     )
-
-    def parts() -> list[str]:
-        teacher = runs / find_row(results, None, row["teacher"])["runs"][0]
-        students = {each["method"]: runs / each["runs"][0] for each in (plain, row)}
-        videos = _videos(results)
-        made = [report.paragraph(intro)]
-        for end, key in ends.items():
-            sheet = _attention_sheet(teacher, students, videos[key])
-            caption = (
-                f"{key}, which {end} ({signed(gains[key])} AP): the frame, then the attention of "
-                f"the teacher {row['teacher']}, of {plain['method']} and of "
-                f"{name_of(results, row)}; frames in order, first seed."
-            )
-            made.append(report.picture(sheet, caption, lossless=False))
-        return made
-
-    return _or_why_not(parts)
+    made = [report.paragraph(intro)]
+    for end, pick in (("gains most", max), ("gains least", min)):
+        key = pick(gains, key=lambda key: gains[key])
+        caption = (
+            f"{key}, which {end} ({signed(gains[key])} AP): the frame, then the attention of the "
+            f"teacher {row['teacher']}, of {plain['method']} and of {name_of(results, row)}; "
+            "frames in order, first seed."
+        )
+        sheet = _attention_sheet(teacher, students, videos[key])
+        made.append(report.picture(sheet, caption, lossless=False))
+    return made
 
 
 def failure_parts(results: Results, runs: Path) -> list[str]:
@@ -86,33 +79,30 @@ def failure_parts(results: Results, runs: Path) -> list[str]:
     Args:
         results: of the experiment.
         runs: folder that the names of its runs are relative to.
+
+    Raises:
+        InputError: the run or the data is gone.
     """
     best = headline(results)
     if best is None:
         return [report.paragraph("Nothing was compared with the baseline.")]
     row = find_row(results, best["queries"], best["method"])
     run, part = runs / row["runs"][0], results["tests"][0]["part"]
-
-    def parts() -> list[str]:
-        kept = read_kept(run / f"evaluation-{part}" / "matches.npz")
-        worst = worst_frames(kept, _FAILURES)
-        if not worst:
-            return [report.paragraph("There are none: no object is missed, and nothing invented.")]
-        by_key = _videos(results)
-        used = list(dict.fromkeys(key for key, _, _ in worst))
-        videos = [by_key[key] for key in used]
-        places = [(used.index(key), frame) for key, frame, _ in worst]
-        predictor = load(run)
-        found = detect(predictor, videos, sorted(places))
-        sheet = draw_found(videos, places, found, predictor.threshold)
-        said = "; ".join(f"{key} frame {frame}: {what}" for key, frame, what in worst)
-        caption = (
-            f"Labels left, {name_of(results, row)} right (first seed, at its threshold of "
-            f"{predictor.threshold:.2f}). {said}."
-        )
-        return [report.picture(sheet, caption, lossless=False)]
-
-    return _or_why_not(parts)
+    worst = worst_frames(read_kept(run / f"evaluation-{part}" / "matches.npz"), _FAILURES)
+    if not worst:
+        return [report.paragraph("There are none: no object is missed, and nothing invented.")]
+    by_key = _videos(results)
+    videos = [by_key[key] for key, _, _ in worst]
+    places = [(number, frame) for number, (_, frame, _) in enumerate(worst)]
+    predictor = load(run)
+    found = detect(predictor, videos, places)
+    sheet = draw_found(videos, places, found, predictor.threshold)
+    said = "; ".join(f"{key} frame {frame}: {what}" for key, frame, what in worst)
+    caption = (
+        f"Labels left, {name_of(results, row)} right (first seed, at its threshold of "
+        f"{predictor.threshold:.2f}). {said}."
+    )
+    return [report.picture(sheet, caption, lossless=False)]
 
 
 def worst_frames(kept: Kept, count: int) -> list[tuple[str, int, str]]:
@@ -130,38 +120,27 @@ def worst_frames(kept: Kept, count: int) -> list[tuple[str, int, str]]:
     missed = matches.objects.sum(1) - found
     surest = np.zeros(frames)
     np.maximum.at(surest, matches.frame[bad], matches.scores[bad])
-    order = np.lexsort((-surest, -(missed + wrong)))
     worst: dict[str, tuple[str, int, str]] = {}
-    for number in order.tolist():
+    for number in np.lexsort((-surest, -(missed + wrong))).tolist():
         key = str(kept.recording[number])
-        if missed[number] + wrong[number] and key not in worst:
-            what = [
-                *([f"{missed[number]} missed"] if missed[number] else []),
-                *([f"{wrong[number]} wrong"] if wrong[number] else []),
-            ]
-            worst[key] = key, int(kept.frame_index[number]), ", ".join(what)
+        counts = {"missed": missed[number], "wrong": wrong[number]}
+        what = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        if what and key not in worst:
+            worst[key] = key, int(kept.frame_index[number]), what
     return list(worst.values())[:count]
 
 
 def _taught(results: Results) -> Mapping[str, Any] | None:
     """The headline if it has a measured teacher, else the first comparison that has one."""
     measured = {row["method"] for row in results["rows"] if row["queries"] is None}
-    best = headline(results)
-    compared = results["comparisons"][results["tests"][0]["name"]]
-    candidates = [
+    best, compared = headline(results), results["comparisons"][main_test(results)]
+    candidates = (
         each
         for each in ([best] if best else []) + compared
         if each["against"] == results["baseline"]
         and find_row(results, each["queries"], each["method"])["teacher"] in measured
-    ]
-    return candidates[0] if candidates else None
-
-
-def _or_why_not(parts: Callable[[], list[str]]) -> list[str]:
-    try:
-        return parts()
-    except InputError as error:
-        return [report.paragraph(f"Left out: {error}")]
+    )
+    return next(candidates, None)
 
 
 def _videos(results: Results) -> dict[str, Video]:
@@ -175,24 +154,23 @@ def _attention_sheet(teacher: Path, students: Mapping[str, Path], video: Video) 
     """A line a frame: the frame, and the attention of the teacher and of each student."""
     shown = [frame for frame in sorted(video.labels) if not video.labels[frame].crowd.all()]
     places = np.unique(np.linspace(0, len(shown) - 1, min(_FRAMES, len(shown)), dtype=int))
-    frames = [shown[place] for place in places]
-    lines: list[list[Picture]] = [[] for _ in frames]
-    taught: Tensor | None = None
-    for run in students.values():
-        batch, maps, tokens = _maps(teacher, run, video, frames)
-        for number, target in enumerate(batch.targets):
+    seen = [
+        _maps(teacher, run, video, [shown[place] for place in places]) for run in students.values()
+    ]
+    pictures: list[Picture] = []
+    for number, target in enumerate(seen[0][0].targets):
+        if not len(target.boxes_cxcywh):
+            continue  # what is labelled lies outside of what the models see
+        box = target.boxes_cxcywh[0]
+        for student, (batch, maps, tokens) in enumerate(seen):
             picture = enlarged(batch.images[number, :, -1])
-            asking = cell_of(target.boxes_cxcywh[0], tokens)
-            most = float(maps[0][number, asking].max())
-            first = [] if taught is not None else [_marked(picture, target.boxes_cxcywh[0])]
-            new = maps if taught is None else maps[1:]
-            lines[number] += [
-                *first,
-                *(heat(picture, each[number, asking] / most, tokens) for each in new),
-            ]
-        taught = maps[0]
-    sheet = grid([picture for line in lines for picture in line], columns=2 + len(students))
-    return _headed(sheet, ["frame", "teacher", *students])
+            taught, own = (each[number, cell_of(box, tokens)] for each in maps)
+            if student == 0:
+                pictures += [_marked(picture, box), heat(picture, taught / taught.max(), tokens)]
+            pictures.append(heat(picture, own / taught.max(), tokens))
+    if not pictures:
+        raise InputError(f"{video.key}: its labels lie outside of what the models see")
+    return _headed(grid(pictures, columns=2 + len(students)), ["frame", "teacher", *students])
 
 
 @torch.no_grad()

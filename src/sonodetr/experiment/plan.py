@@ -4,11 +4,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from pydantic import Field, JsonValue, model_validator
 
-from sonodetr.config import Config, Section
+from sonodetr.config import Config, DataConfig, LossTermConfig, Section
 from sonodetr.config_file import load_config, parse_values, read_yaml
 from sonodetr.files import InputError, closest
 
@@ -119,6 +120,11 @@ class Plan(Section):
             raise ValueError(f"seeds {list(self.seeds)}: give different ones, 0 or more")
         for name, method in self.methods.items():
             self._check_method(name, method)
+        try:
+            TopologicalSorter({name: each.takes for name, each in self.methods.items()}).prepare()
+        except CycleError as error:
+            circle = " takes ".join(map(repr, reversed(error.args[1])))
+            raise ValueError(f"method {circle}: a number cannot wait for itself") from None
         for key, names in (("baseline", (self.baseline,)), ("strongest", self.strongest)):
             for name in names:
                 if name not in self.methods:
@@ -149,8 +155,9 @@ class Plan(Section):
         for other in method.takes:
             if not self.methods[other].tune:
                 raise ValueError(f"{where} takes {other!r}, which tunes nothing; leave it out")
-        if name in self._taken(name):
-            raise ValueError(f"{where} takes its own number, through {', '.join(method.takes)}")
+        keys = [key for each in (*method.takes, name) for key in self.methods[each].tune]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"{where} gets two numbers for {twice[0]}; take or tune only one")
         if not method.teacher and method.key.startswith("distill."):
             raise ValueError(f"{where} tunes {method.key} but has no teacher; name one")
 
@@ -163,17 +170,6 @@ class Plan(Section):
             raise ValueError(
                 f"{where} is not tried with queries {', '.join(absent)}; limit its queries too"
             )
-
-    def _taken(self, name: str) -> set[str]:
-        """All methods that must be tuned before this one, at any distance."""
-        found: set[str] = set()
-        ahead = [*self.methods[name].takes]
-        while ahead:
-            other = ahead.pop()
-            if other not in found and other in self.methods:
-                found.add(other)
-                ahead += self.methods[other].takes
-        return found
 
     def queries_of(self, method: str) -> tuple[str, ...]:
         """Settings in which a method is tried, in the order of the plan."""
@@ -193,18 +189,24 @@ class Plan(Section):
             if teacher.config:
                 yield Unit(None, name)
         for queries in self.queries:
-            mine = {
-                name: each
-                for name, each in self.methods.items()
-                if queries in self.queries_of(name)
-            }
-            for name, method in mine.items():
-                for value in method.values:
+            names = [name for name in self.methods if queries in self.queries_of(name)]
+            for name in names:
+                for value in self.methods[name].values:
                     yield Unit(queries, name, self.seeds[0], value)
             for seed in self.seeds:
-                for name, method in mine.items():
-                    if not (method.tune and seed == self.seeds[0]):  # one of those that tuned
+                for name in names:
+                    # One of those that tuned is the first seed of its method.
+                    if not (self.methods[name].tune and seed == self.seeds[0]):
                         yield Unit(queries, name, seed)
+
+    def data(self) -> DataConfig:
+        """What students are trained and tested on.
+
+        Raises:
+            InputError: a key or value is not allowed.
+        """
+        numbers = {key: values[0] for key, values in self.methods[self.baseline].tune.items()}
+        return self.student_config(next(iter(self.queries)), self.baseline, 0, numbers).data
 
     def teacher_config(self, name: str) -> Config:
         """Of a teacher that is to be trained.
@@ -273,9 +275,8 @@ def _check_configs(plan: Plan, queries: str, name: str) -> None:
             config = plan.student_config(queries, name, 0, taken | numbers, method.teacher)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
-        terms = config.distill
-        weights = (terms.encoder, terms.decoder, terms.cross, terms.detections, terms.memory)
-        if method.teacher and not any(term.weight for term in (*weights, terms.cells)):
+        terms = [term for _, term in config.distill if isinstance(term, LossTermConfig)]
+        if method.teacher and not any(term.weight for term in terms):
             raise InputError(
                 f"{where}: has a teacher but no loss of it a weight; "
                 "set or tune for example distill.encoder.weight"

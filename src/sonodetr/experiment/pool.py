@@ -4,19 +4,17 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from sonodetr.experiment.plan import Plan
 from sonodetr.experiment.view import View
-from sonodetr.experiment.work import Experiment
+from sonodetr.experiment.work import SECONDS_BETWEEN_LOOKS, Experiment
 from sonodetr.files import InputError
-
-_SECONDS_A_LOOK = 0.5
 
 
 def train_all(plan: Plan, out: Path, workers: int, threads: int) -> None:
@@ -26,92 +24,61 @@ def train_all(plan: Plan, out: Path, workers: int, threads: int) -> None:
         InputError: a run cannot be trained, or a process was killed; the others are stopped, and go
             on from their last checkpoints when it is started again.
     """
-    experiment = Experiment(plan, out)
-    states = [experiment.state(unit)[0] for unit in plan.units()]
-    done = states.count("done")
-    if done == len(states):
-        return
-    with _processes(plan, out, workers, threads) as running, View(len(states), done) as view:
-        while running:
-            for tells in wait([*running], _SECONDS_A_LOOK):
-                assert isinstance(tells, Connection)
-                try:
-                    _heed(tells.recv(), view)
-                except EOFError:  # it has ended
-                    _check_end(running.pop(tells))
-            view.refresh()
-
-
-def _heed(message: tuple[str, str], view: View) -> None:
-    """What a process says: "begun" or "done" and a folder; "wrong" and why; "failed" and where."""
-    kind, text = message
-    match kind:
-        case "begun":
-            view.begin(Path(text))
-        case "done":
-            view.end(Path(text))
-        case "wrong":
-            raise InputError(text)
-        case _:
-            raise RuntimeError(f"a training failed\n{text}")
-
-
-def _check_end(process: BaseProcess) -> None:
-    process.join()
-    if process.exitcode:
-        raise InputError(
-            f"a process that trains was ended from outside (exit code {process.exitcode}), most "
-            "often for lack of memory; lower --workers and start again, it goes on where it was"
-        )
+    with View(Experiment(plan, out)) as view:
+        if not view.refresh():
+            return
+        # Started anew, not forked: threads are counted before torch is loaded.
+        context = multiprocessing.get_context("spawn")
+        theirs, ours = context.Pipe(duplex=False)
+        with (
+            _thread_count(threads),
+            ProcessPoolExecutor(workers, context, _begin, (threads, theirs)) as pool,
+        ):
+            working = {pool.submit(_work, plan, out) for _ in range(workers)}
+            try:
+                while working:
+                    ended, working = wait(working, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+                    view.refresh()
+                    for each in ended:
+                        each.result()
+            except BrokenProcessPool:
+                raise InputError(
+                    "a process that trains was ended from outside, most often for lack of memory; "
+                    "lower --workers and start again, it goes on where it was"
+                ) from None
+            finally:
+                ours.close()  # which ends them all
 
 
 @contextmanager
-def _processes(
-    plan: Plan, out: Path, workers: int, threads: int
-) -> Iterator[dict[Connection, BaseProcess]]:
-    """By what they tell. Started anew, not forked: threads are counted before torch is loaded."""
-    context = multiprocessing.get_context("spawn")
-    running: dict[Connection, BaseProcess] = {}
-    started: list[BaseProcess] = []
+def _thread_count(threads: int) -> Iterator[None]:
+    """For the processes that are started within."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
-        for _ in range(workers):
-            ours, theirs = context.Pipe(duplex=False)
-            process: BaseProcess = context.Process(target=_work, args=(plan, out, threads, theirs))
-            process.start()
-            theirs.close()
-            running[ours] = process
-            started.append(process)
-        yield running
+        yield
     finally:
         if before is None:
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
-        for process in started:
-            process.kill()  # whatever it was doing goes on from its checkpoint
-            process.join()
 
 
-def _work(plan: Plan, out: Path, threads: int, tell: Connection) -> None:
-    """What each process does."""
+def _begin(threads: int, theirs: Connection) -> None:
+    """What each process does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that started it ends it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_when_closed, args=(theirs,), daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
-    try:
-        for folder, done in Experiment(plan, out).work():
-            tell.send(("done" if done else "begun", str(folder)))
-    except InputError as error:
-        tell.send(("wrong", str(error)))
-    except Exception:
-        tell.send(("failed", traceback.format_exc()))
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _end_when_closed(theirs: Connection) -> None:
+    """End with the process that started this one, or when that says so, whatever is going on:
+    a training goes on from its checkpoint."""
+    theirs.poll(None)
+    os._exit(1)
+
+
+def _work(plan: Plan, out: Path) -> None:
+    Experiment(plan, out).work()

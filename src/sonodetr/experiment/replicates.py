@@ -1,7 +1,5 @@
 """A run's figures, on the data as it is and on drawn recordings."""
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float64, Int64
 
@@ -10,7 +8,6 @@ from sonodetr.evaluation.kept import Kept
 from sonodetr.evaluation.matches import Matches
 from sonodetr.evaluation.metrics import AVERAGE_PRECISIONS, average_precisions
 
-MAIN = "ap"  # what is tested; all others are described
 TIP_MM = np.arange(0, 10.25, 0.25)
 # Of instruments, with an interval from fewer draws: their percentiles are counted one by one.
 _INSTRUMENTS = ("tip_error_median_mm", "tip_within_3_mm", "detected")
@@ -64,7 +61,7 @@ def tips_within(kept: Kept) -> list[float] | None:
 
     None where no tip can be measured in mm.
     """
-    found: Any = kept.instruments
+    found = kept.instruments
     if found is None or found.tip_unit != "mm" or not found.sightings.tip_known.any():
         return None
     errors = found.sightings.tip_error[found.sightings.tip_known]

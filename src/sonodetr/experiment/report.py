@@ -1,8 +1,7 @@
 """The report of an experiment: an HTML page that needs nothing else, and its tables in Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -11,28 +10,30 @@ from sonodetr.experiment import charts
 from sonodetr.experiment.pictures import attention_parts, failure_parts
 from sonodetr.experiment.story import (
     Results,
-    Table,
     answer,
     comparison_table,
     facts,
     headline,
+    kinds_of_queries,
+    main_test,
     markdown,
     result_table,
     run_table,
 )
-from sonodetr.files import write_text
+from sonodetr.files import InputError, write_text
 
 PAGE, TEXT = "report.html", "report.md"
 
 
-def write_report(results: Results, out: Path, runs: Path | None = None) -> Path:
+def write_report(results: Results, out: Path) -> Path:
     """Write `out / "report.html"` and `out / "report.md"`.
+
+    Pictures need the runs, whose names are relative to `out`, and the data; they are left out where
+    these are gone.
 
     Args:
         results: what `results.collect` made, or results.json holds.
-        out: folder of the report.
-        runs: the experiment's folder, which the names of its runs are relative to; default is
-            `out`. Pictures need the runs and the data, and are left out where they are gone.
+        out: folder of results.json.
 
     Returns:
         The page.
@@ -44,8 +45,8 @@ def write_report(results: Results, out: Path, runs: Path | None = None) -> Path:
         report.Section("Results", _results(results)),
         report.Section("Comparisons", _comparisons(results)),
         report.Section("Where the gain is", _where(results)),
-        report.Section("Attention", attention_parts(results, runs or out)),
-        report.Section("Worst failures", failure_parts(results, runs or out)),
+        report.Section("Attention", _pictures(attention_parts, results, out)),
+        report.Section("Worst failures", _pictures(failure_parts, results, out)),
         report.Section("Run it again", _again(results)),
     ]
     report.write_page(
@@ -59,53 +60,50 @@ def write_report(results: Results, out: Path, runs: Path | None = None) -> Path:
     return out / PAGE
 
 
-def _table(table: Table) -> str:
-    return report.table(table.head, table.rows, table.caption)
-
-
-def _present(parts: Sequence[str | None]) -> list[str]:
-    return [part for part in parts if part is not None]
+def _beside(charts: Iterable[str | None]) -> str:
+    """Those that there are, side by side."""
+    return report.columns([chart for chart in charts if chart is not None])
 
 
 def _results(results: Results) -> list[str]:
-    parts = [_table(result_table(results)), *map(report.paragraph, facts(results))]
-    kinds = charts.kinds_of_queries(results["rows"])
     drawn = [
         charts.ap_against_latency(results),
         charts.few_labels(results),
-        *(charts.curves(results, queries) for queries in kinds),
+        *(charts.curves(results, queries) for queries in kinds_of_queries(results)),
     ]
-    return [*parts, report.columns(_present(drawn))]
+    table = report.table(*result_table(results))
+    return [table, *map(report.paragraph, facts(results)), _beside(drawn)]
 
 
 def _comparisons(results: Results) -> list[str]:
-    names = [test["name"] for test in results["tests"]]
-    if not results["comparisons"][names[0]]:
+    if not results["comparisons"][main_test(results)]:
         return [report.paragraph("Nothing is compared.")]
-    return [_table(comparison_table(results, name)) for name in names]
+    return [report.table(*comparison_table(results, each["name"])) for each in results["tests"]]
 
 
 def _where(results: Results) -> list[str]:
     best = headline(results)
-    kinds = charts.kinds_of_queries(results["rows"])
-    queries = best["queries"] if best else kinds[0]
-    drawn = _present(
-        [
-            charts.by_recording(results, best) if best else None,
-            charts.tip_errors(results, queries),
-        ]
-    )
-    return [report.columns(drawn)]
+    queries = best["queries"] if best else kinds_of_queries(results)[0]
+    gains = charts.by_recording(results, best) if best else None
+    return [_beside([gains, charts.tip_errors(results, queries)])]
+
+
+def _pictures(
+    make: Callable[[Results, Path], list[str]], results: Results, runs: Path
+) -> list[str]:
+    try:
+        return make(results, runs)
+    except InputError as error:
+        return [report.paragraph(f"Left out: {error}")]
 
 
 def _again(results: Results) -> list[str]:
-    plan: dict[str, Any] = results["plan"]
-    parts = [report.commands(results["again"])] if results["again"] else []
-    parts.append(report.details("Every training", [_table(run_table(results))]))
-    if plan:
-        text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
-        parts.append(report.details("The experiment's file", [report.commands(text.splitlines())]))
-    return parts
+    plan = yaml.safe_dump(results["plan"], sort_keys=False, allow_unicode=True)
+    return [
+        report.commands(results["again"]),
+        report.details("Every training", [report.table(*run_table(results))]),
+        report.details("The experiment's file", [report.commands(plan.splitlines())]),
+    ]
 
 
 def _markdown(results: Results) -> str:
@@ -121,11 +119,13 @@ def _markdown(results: Results) -> str:
                 f"## Comparisons on the part {test['name']!r}",
                 markdown(comparison_table(results, test["name"])),
             ]
-    blocks += ["## Every training", markdown(run_table(results)), "## Run it again"]
-    if results["again"]:
-        blocks.append("```\n" + "\n".join(results["again"]) + "\n```")
-    versions = results["provenance"]["versions"] | {
-        "git revision": results["provenance"]["git_revision"]
-    }
-    blocks.append("; ".join(f"{name} {value}" for name, value in versions.items()))
+    made_by = results["provenance"]
+    versions = made_by["versions"] | {"git revision": made_by["git_revision"]}
+    blocks += [
+        "## Every training",
+        markdown(run_table(results)),
+        "## Run it again",
+        "```\n" + "\n".join(results["again"]) + "\n```",
+        "; ".join(f"{name} {value}" for name, value in versions.items()),
+    ]
     return "\n\n".join(block.strip() for block in blocks) + "\n"

@@ -6,154 +6,119 @@ stands under `timed` was taken with a clock.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sonodetr.config import Config
+from sonodetr.config import DataConfig
 from sonodetr.config_file import config_from_run
 from sonodetr.evaluation.kept import Kept
-from sonodetr.evaluation.statistics import Interval, draw
+from sonodetr.evaluation.statistics import draw
 from sonodetr.experiment.latency import latencies
 from sonodetr.experiment.measure import evaluation, measure
-from sonodetr.experiment.replicates import MAIN, TIP_MM, replicates, tips_within, values
+from sonodetr.experiment.plan import Plan
+from sonodetr.experiment.replicates import TIP_MM, replicates, tips_within, values
 from sonodetr.experiment.statistics import RESAMPLES, Estimate, Pair, compare, estimate
-from sonodetr.files import InputError, closest, write_json
+from sonodetr.files import InputError, write_json
 from sonodetr.progress import progress_bar
-from sonodetr.training.run import WEIGHTS, provenance, read_info, untrained_model
+from sonodetr.training.run import provenance, read_info, untrained_model
 
 RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method in one setting of the queries, all its seeds trained.
+    """A method in one setting of the queries, or a teacher; all trained.
 
     Attributes:
         queries: name of the setting; None for a teacher.
         method: name of the method, or of the teacher.
         runs: finished run folders, one a seed.
-        teacher: name of its teacher; "" without.
         tuned: config key -> number that was chosen for it, or taken over from other methods.
-        against: methods of the same queries that it is compared with; none: the experiment's
-            baseline and the strongest baseline. The first one is where the teacher's gap begins.
     """
 
     queries: str | None
     method: str
     runs: tuple[Path, ...]
-    teacher: str = ""
     tuned: Mapping[str, Any] = field(default_factory=dict)
-    against: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Finished:
-    """An experiment all of whose runs are trained.
-
-    Attributes:
-        name, question: what it is called, and what it asks.
-        data: `data.path` of the students.
-        test: name -> part of the data (see `measure`); the first one answers the question.
-        seeds: of the runs of every row.
-        baseline: method that the others are compared with.
-        strongest: further baselines; the one with the best mean validation AP is compared with too.
-        teachers: name -> run folder; one of another library is not measured.
-        rows: what was trained, in the order in which it is shown.
-        tried: number of configurations tried on validation data.
-        again: command lines that make everything again.
-        plan: the experiment's file as plain values.
-    """
-
-    name: str
-    question: str
-    data: str
-    test: Mapping[str, str]
-    seeds: tuple[int, ...]
-    baseline: str
-    strongest: tuple[str, ...]
-    teachers: Mapping[str, Path]
-    rows: tuple[Row, ...]
-    tried: int
-    again: tuple[str, ...] = ()
-    plan: Mapping[str, Any] = field(default_factory=dict)
-
-
-def collect(finished: Finished, out: Path) -> dict[str, Any]:
+def collect(plan: Plan, rows: Sequence[Row], out: Path, command: str) -> dict[str, Any]:
     """Measure what is not measured yet, compare, and write `out / "results.json"`.
+
+    Args:
+        plan: of the experiment.
+        rows: the teachers that can be measured, then every method.
+        out: folder of the results.
+        command: line that does everything again.
 
     Returns:
         What the file holds (docs/experiment.md names every key).
 
     Raises:
-        InputError: a run is not finished or was tested on other frames than the others, or a
-            comparison names a method that there is not.
+        InputError: a run was tested on other frames than the others, or there is too little to test
+            on.
     """
-    teachers = {
-        name: folder for name, folder in finished.teachers.items() if (folder / WEIGHTS).is_file()
-    }
-    everything = (
-        *(Row(None, name, (folder,)) for name, folder in teachers.items()),
-        *finished.rows,
-    )
-    rows = [_described(row, out) for row in everything]
-    strongest = _strongest(finished, rows)
-    pairs = _pairs(finished, strongest, teachers)
+    described = [_described(plan, row, out) for row in rows]
+    strongest = _strongest(plan, described)
+    pairs = _pairs(plan, rows, strongest)
     tests, comparisons = [], {}
-    total = len(finished.test) * sum(len(row.runs) for row in everything)
+    total = len(plan.test) * sum(len(row.runs) for row in rows)
     with progress_bar("measure", total, "runs") as advance:
-        for name, part in finished.test.items():
-            facts, estimates = _tested(name, part, finished.data, everything, rows, advance)
-            tests.append(facts)
-            compared = compare(pairs, estimates)
-            comparisons[name] = [each.to_dict() for each in compared]
+        for name, part in plan.test.items():
+            facts, found = _tested(rows, plan.data(), part, advance)
+            tests.append({"name": name} | facts)
+            for row, (of_row, _) in zip(described, found, strict=True):
+                row["tests"][name] = of_row
+            estimates = {
+                (row.queries, row.method): ap for row, (_, ap) in zip(rows, found, strict=True)
+            }
+            comparisons[name] = compare(pairs, estimates)
     result = {
-        "name": finished.name,
-        "question": finished.question,
-        "data": finished.data,
-        "seeds": list(finished.seeds),
-        "baseline": finished.baseline,
+        "name": plan.name,
+        "question": plan.question,
+        "data": plan.data().path,
+        "seeds": list(plan.seeds),
+        "baseline": plan.baseline,
         "strongest": strongest,
-        "tried": finished.tried,
+        "tried": plan.configurations_tried,
         "tests": tests,
-        "rows": rows,
+        "rows": described,
         "comparisons": comparisons,
-        "again": list(finished.again),
-        "plan": dict(finished.plan),
+        "again": [*plan.prepare, command],
+        "plan": plan.model_dump(mode="json", exclude_defaults=True),
         "provenance": provenance(0),
-        "timed": {"latency": latencies(out, [row.runs[0] for row in everything])},
+        "timed": {"latency": latencies(out, [row.runs[0] for row in rows])},
     }
     write_json(out / RESULTS, result)
     return result
 
 
-def _described(row: Row, out: Path) -> dict[str, Any]:
+def _described(plan: Plan, row: Row, out: Path) -> dict[str, Any]:
     """What is known of a row without running anything."""
     config = config_from_run(row.runs[0])
+    infos = [read_info(run) for run in row.runs]
+    model = untrained_model(config, len(infos[0].classes))
     return {
         "queries": row.queries,
         "method": row.method,
-        "teacher": row.teacher,
+        "teacher": "" if row.queries is None else plan.methods[row.method].teacher,
         "labels": config.data.labelled,
         "epochs": config.train.epochs,
         "clip_frames": config.data.clip_frames,
-        "parameters": _parameters(config, len(read_info(row.runs[0]).classes)),
+        "parameters": sum(weights.numel() for weights in model.parameters()),
         "tuned": dict(row.tuned),
         "runs": [os.path.relpath(run, out) for run in row.runs],
-        "validation_ap": [read_info(run).validation["ap"] or 0.0 for run in row.runs],
-        "curves": [curve(run) for run in row.runs],
+        "validation_ap": [info.validation["ap"] or 0.0 for info in infos],
+        "curves": [_curve(run) for run in row.runs],
         "tests": {},
     }
 
 
-def _parameters(config: Config, num_classes: int) -> int:
-    return sum(weights.numel() for weights in untrained_model(config, num_classes).parameters())
-
-
-def curve(run: Path) -> list[tuple[int, float]]:
+def _curve(run: Path) -> list[tuple[int, float]]:
     """Step and validation AP through a training."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
@@ -164,81 +129,73 @@ def curve(run: Path) -> list[tuple[int, float]]:
     ]
 
 
-def _strongest(finished: Finished, rows: Sequence[Mapping[str, Any]]) -> dict[str | None, str]:
+def _strongest(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """By queries, the candidate with the best mean validation AP: the test part has no say."""
-    found: dict[str | None, str] = {}
-    for queries in dict.fromkeys(row.queries for row in finished.rows):
+    found = {}
+    for queries in plan.queries:
         mean = {
             row["method"]: float(np.mean(row["validation_ap"]))
             for row in rows
-            if row["queries"] == queries and row["method"] in finished.strongest
+            if row["queries"] == queries and row["method"] in plan.strongest
         }
         if mean:
             found[queries] = max(mean, key=lambda method: mean[method])
     return found
 
 
-def _pairs(
-    finished: Finished, strongest: Mapping[str | None, str], teachers: Mapping[str, Path]
-) -> list[Pair]:
+def _pairs(plan: Plan, rows: Sequence[Row], strongest: Mapping[str, str]) -> list[Pair]:
     """What is compared; how much of a teacher's lead is closed counts from the first reference."""
+    measured = {row.method for row in rows if row.queries is None}
     pairs = []
-    for row in finished.rows:
-        assert row.queries is not None
-        known = [other.method for other in finished.rows if other.queries == row.queries]
-        if unknown := [name for name in row.against if name not in known]:
-            raise InputError(
-                f"{row.queries}, {row.method}: is to be compared with {unknown[0]!r}, which is "
-                f"not trained with these queries; {closest(unknown[0], known)}"
-            )
-        usual = [finished.baseline, *filter(None, [strongest.get(row.queries)])]
-        if row.method == finished.baseline:
-            usual = []  # the others are compared with it
-        teacher = row.teacher if row.teacher in teachers else ""
-        for against in dict.fromkeys(row.against or usual):
-            if against in known and against != row.method:
-                pairs.append(Pair(row.queries, row.method, against, teacher))
+    for row in rows:
+        if row.queries is None:
+            continue
+        method = plan.methods[row.method]
+        against = method.against
+        if not against and row.method != plan.baseline:
+            against = (plan.baseline, strongest.get(row.queries, plan.baseline))
+        teacher = method.teacher if method.teacher in measured else ""
+        for other in dict.fromkeys(against):
+            if other != row.method:
+                pairs.append(Pair(row.queries, row.method, other, teacher))
                 teacher = ""
     return pairs
 
 
 def _tested(
-    name: str,
-    part: str,
-    data: str,
-    everything: Sequence[Row],
-    rows: Sequence[dict[str, Any]],
-    advance: Any,
-) -> tuple[dict[str, Any], dict[tuple[str | None, str], Estimate]]:
-    """Measure all runs on one part, fill in `rows`; facts on the part, and AP by row."""
-    first: Kept | None = None
-    estimates: dict[tuple[str | None, str], Estimate] = {}
-    for row, described in zip(everything, rows, strict=True):
-        found = []
+    rows: Sequence[Row], data: DataConfig, part: str, advance: Callable[[], None]
+) -> tuple[dict[str, Any], list[tuple[dict[str, Any], Estimate]]]:
+    """Measure all runs on one part: facts on it, and for each row all of its figures, and AP."""
+    first_run = rows[0].runs[0]
+    first = measure(first_run, data, part)
+    units = len(np.unique(first.unit))
+    objects = int(first.matches.objects.sum())
+    if units < 2 or not objects:
+        raise InputError(
+            f"test part {part!r}: has {objects} objects in {units} {first.unit_name}s; two or more "
+            "are needed to tell how sure a difference is"
+        )
+    found = []
+    for row in rows:
+        of_row = []
         for run in row.runs:
-            kept = measure(run, data, part)
-            first = kept if first is None else first
-            _check_paired(first, kept, run, everything[0].runs[0])
-            found.append(kept)
+            of_row.append(measure(run, data, part))
+            _check_paired(first, of_row[-1], run, first_run)
             advance()
-        key = row.queries, row.method
-        filled, estimates[key] = _figures(found, f"{row.queries}/{row.method}")
-        described["tests"][name] = filled | {
-            "recordings": _mean_by_recording([evaluation(run, part) for run in row.runs])
-        }
-    assert first is not None
-    whole = evaluation(everything[0].runs[0], part)
+        figures, ap = _figures(of_row, f"{row.queries}/{row.method}")
+        by_recording = _mean_by_recording([evaluation(run, part) for run in row.runs])
+        tips = [tips_within(kept) for kept in of_row]
+        found.append(({"figures": figures, "tips": tips, "recordings": by_recording}, ap))
     return {
-        "name": name,
         "part": part,
         "frames": len(first.recording),
-        "objects": int(first.matches.objects.sum()),
+        "objects": objects,
         "unit": first.unit_name,
-        "units": len(set(first.unit.tolist())),
+        "units": units,
         "resamples": RESAMPLES,
-        "recordings": [each["key"] for each in whole["recordings"]],
+        "recordings": [each["key"] for each in evaluation(first_run, part)["recordings"]],
         "tip_within_mm": TIP_MM.tolist(),
-    }, estimates
+    }, found
 
 
 def _check_paired(first: Kept, kept: Kept, run: Path, first_run: Path) -> None:
@@ -256,8 +213,7 @@ def _check_paired(first: Kept, kept: Kept, run: Path, first_run: Path) -> None:
 
 def _figures(found: Sequence[Kept], name: str) -> tuple[dict[str, Any], Estimate]:
     """Every figure of a row on a part: each seed's, their mean and its interval; and AP alone."""
-    units = len(set(found[0].unit.tolist()))
-    weights = draw(units, RESAMPLES, seed=0)
+    weights = draw(len(np.unique(found[0].unit)), RESAMPLES, seed=0)
     drawn = [replicates(kept, weights) for kept in found]
     whole = [values(kept) for kept in found]
     estimates = {
@@ -268,31 +224,19 @@ def _figures(found: Sequence[Kept], name: str) -> tuple[dict[str, Any], Estimate
         )
         for figure in drawn[0]
     }
-    filled: dict[str, Any] = {
-        "figures": {figure: _plain(each) for figure, each in estimates.items()},
-        "tips": [tips_within(kept) for kept in found],
-    }
-    return filled, estimates[MAIN]
+    return {figure: _plain(each) for figure, each in estimates.items()}, estimates["ap"]
 
 
 def _plain(of: Estimate) -> dict[str, Any]:
-    interval = of.interval()
+    """For JSON; what is undefined is None."""
+    interval = of.interval().to_dict()
     return {
-        "seeds": [none_if_nan(value) for value in of.per_seed],
-        "mean": none_if_nan(of.value),
-        "deviation": none_if_nan(of.deviation),
-        **bounds(interval),
+        "seeds": [None if np.isnan(value) else value for value in of.per_seed],
+        "mean": interval["value"],
+        "deviation": None if np.isnan(of.deviation) else of.deviation,
+        "low": interval["low"],
+        "high": interval["high"],
     }
-
-
-def bounds(interval: Interval) -> dict[str, float | None]:
-    """Both ends of an interval for JSON."""
-    return {"low": none_if_nan(interval.low), "high": none_if_nan(interval.high)}
-
-
-def none_if_nan(value: float) -> float | None:
-    """What is not finite has no value in JSON."""
-    return float(value) if np.isfinite(value) else None
 
 
 def _mean_by_recording(evaluations: Sequence[Mapping[str, Any]]) -> list[float | None]:

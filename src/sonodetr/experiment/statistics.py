@@ -138,50 +138,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     >>> holm([0.03, 0.01, 0.5])
     [0.06, 0.03, 0.5]
     """
-    corrected = [0.0] * len(p_values)
-    least = 0.0
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
-    for before, place in enumerate(order):
-        least = max(least, min(1.0, (len(p_values) - before) * p_values[place]))
-        corrected[place] = least
-    return corrected
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One method against another.
-
-    Attributes:
-        queries, method, against: whose difference it is.
-        difference: first minus second, with its 95% interval (not corrected).
-        p: two-sided, of no difference.
-        p_corrected: after Holm's correction over the table.
-        gap_closed: the difference as a share of the teacher's lead over `against`; None without a
-            teacher, undefined where the teacher's lead itself may be zero.
-    """
-
-    queries: str
-    method: str
-    against: str
-    difference: Interval
-    p: float
-    p_corrected: float
-    gap_closed: Interval | None
-
-    @property
-    def verdict(self) -> str:
-        """ "better", "worse", or "not distinguishable from zero" after the correction."""
-        if not self.p_corrected <= LEVEL:
-            return "not distinguishable from zero"
-        return "better" if self.difference.value > 0 else "worse"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; what is undefined is None."""
-        return asdict(self) | {
-            "difference": self.difference.to_dict(),
-            "gap_closed": None if self.gap_closed is None else self.gap_closed.to_dict(),
-            "verdict": self.verdict,
-        }
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.maximum.accumulate(factors * np.array(p_values)[order])
+    return np.minimum(1.0, corrected).tolist()
 
 
 def difference(first: Estimate, second: Estimate) -> Estimate:
@@ -200,11 +161,9 @@ def gap_closed(student: Estimate, against: Estimate, teacher: Estimate) -> Inter
     value = gain.value / lead.value if lead.value > 0 else float("nan")
     if not lead.interval().low > 0:
         return Interval(value, np.nan, np.nan, 0.0)
-    share = np.where(
-        lead.drawn > 0,
-        gain.drawn / np.where(lead.drawn > 0, lead.drawn, 1.0),
-        np.copysign(np.inf, gain.drawn),
-    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = gain.drawn / lead.drawn
+    share = np.where(lead.drawn > 0, share, np.copysign(np.inf, gain.drawn))
     share[np.isnan(lead.drawn) | np.isnan(gain.drawn)] = np.nan
     return percentile_interval(value, share)
 
@@ -220,37 +179,44 @@ class Pair:
 
 
 def compare(
-    pairs: Sequence[Pair],
-    methods: Mapping[tuple[str | None, str], Estimate],
-) -> list[Comparison]:
+    pairs: Sequence[Pair], methods: Mapping[tuple[str | None, str], Estimate]
+) -> list[dict[str, Any]]:
     """Every difference of a table, corrected for as many tests as it has rows.
 
     Args:
         pairs: the rows, all of them: choosing among them afterwards would undo the correction.
         methods: (queries, method) -> its figure, all on the same draws of recordings; (None, name)
             is a teacher's.
+
+    Returns:
+        A row for each pair, in plain values: `queries`, `method`, `against`; their `difference`,
+        first minus second, with its 95% interval (not corrected); two-sided `p`, `p_corrected`
+        after Holm, and the `verdict` on that; `gap_closed`, the difference as a share of the
+        teacher's lead over `against`, None without a teacher.
     """
-    differences = [
+    gains = [
         difference(methods[pair.queries, pair.method], methods[pair.queries, pair.against])
         for pair in pairs
     ]
-    p_values = [two_sided_p(each.drawn) for each in differences]
-    rows = zip(pairs, differences, p_values, holm(p_values), strict=True)
-    return [
-        Comparison(
-            pair.queries,
-            pair.method,
-            pair.against,
-            each.interval(),
-            p,
-            p_corrected,
-            gap_closed(
-                methods[pair.queries, pair.method],
-                methods[pair.queries, pair.against],
-                methods[None, pair.teacher],
-            )
-            if pair.teacher
-            else None,
+    p_values = [two_sided_p(gain.drawn) for gain in gains]
+    rows = []
+    for pair, gain, p, p_corrected in zip(pairs, gains, p_values, holm(p_values), strict=True):
+        row = asdict(pair)
+        teacher = row.pop("teacher")
+        closed = None
+        if teacher:
+            student, against = (methods[pair.queries, name] for name in (pair.method, pair.against))
+            closed = gap_closed(student, against, methods[None, teacher]).to_dict()
+        rows.append(
+            row
+            | {"difference": gain.interval().to_dict(), "p": p, "p_corrected": p_corrected}
+            | {"gap_closed": closed, "verdict": verdict(gain.value, p_corrected)}
         )
-        for pair, each, p, p_corrected in rows
-    ]
+    return rows
+
+
+def verdict(gain: float, p_corrected: float) -> str:
+    """ "better", "worse", or "not distinguishable from zero" after the correction."""
+    if p_corrected > LEVEL:
+        return "not distinguishable from zero"
+    return "better" if gain > 0 else "worse"

@@ -1,8 +1,10 @@
 """What the results of an experiment say: its answer in words, and its tables."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from sonodetr.experiment.statistics import LEVEL
 from sonodetr.report import Cell, interval
@@ -14,23 +16,12 @@ _RUNTIMES = {"torch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 _KINDS = {"better": "good", "worse": "bad"}
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table for HTML and Markdown alike."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    caption: str = ""
-
-    def without_drawings(self) -> "Table":
-        """The columns that say something in words."""
-        kept = [
-            place
-            for place in range(len(self.head))
-            if not any(len(row) > place and row[place].drawing for row in self.rows)
-        ]
-        rows = tuple(row if len(row) == 1 else tuple(row[p] for p in kept) for row in self.rows)
-        return Table(tuple(self.head[place] for place in kept), rows, self.caption)
+    caption: str
 
 
 def main_test(results: Results) -> str:
@@ -44,16 +35,15 @@ def find_row(results: Results, queries: str | None, method: str) -> ResultRow:
     return next(rows)
 
 
-def _group(results: Results, queries: str | None) -> str:
-    """Heading of the rows of one kind of queries, or of the teachers."""
-    if queries is None:
-        return "teachers"
-    return f"{queries} queries" if several_queries(results) else "students"
+def kinds_of_queries(results: Results) -> list[str]:
+    """In the order of the rows, without teachers."""
+    kinds = dict.fromkeys(row["queries"] for row in results["rows"])
+    return [name for name in kinds if name is not None]
 
 
 def several_queries(results: Results) -> bool:
     """Whether the methods were tried with more than one kind of queries."""
-    return len({row["queries"] for row in results["rows"]} - {None}) > 1
+    return len(kinds_of_queries(results)) > 1
 
 
 def name_of(results: Results, row: ResultRow) -> str:
@@ -87,7 +77,6 @@ def headline(results: Results) -> Mapping[str, Any] | None:
 def answer(results: Results) -> list[str]:
     """The answer in sentences, made from the comparisons and nothing else."""
     test, best = main_test(results), headline(results)
-    compared = results["comparisons"][test]
     if best is None:
         return ["Nothing was compared with the baseline."]
     pair = [find_row(results, best["queries"], best[key]) for key in ("method", "against")]
@@ -107,15 +96,13 @@ def answer(results: Results) -> list[str]:
             f"That closes {_percent(closed['value'])} ({_range(closed, _percent)}) of its "
             "teacher's lead."
         )
-    counts = {
-        verdict: sum(each["verdict"] == verdict for each in compared)
-        for verdict in ("better", "worse", "not distinguishable from zero")
-    }
+    compared = results["comparisons"][test]
     if len(compared) > 1:
+        counts = Counter(each["verdict"] for each in compared)
+        unclear = "not distinguishable from zero"
         sentences.append(
             f"Of {len(compared)} comparisons {counts['better']} are a gain, {counts['worse']} a "
-            f"loss, and {counts['not distinguishable from zero']} are not distinguishable from "
-            "zero."
+            f"loss, and {counts[unclear]} are {unclear}."
         )
     return sentences
 
@@ -144,37 +131,34 @@ def facts(results: Results) -> list[str]:
 def result_table(results: Results) -> Table:
     """A row a method: AP on every part, difference to the first reference, and more of the main."""
     first, *others = (test["name"] for test in results["tests"])
-    figures = results["rows"][0]["tests"][first]["figures"]
     columns: dict[str, Callable[[ResultRow], Cell]] = {
         "AP": lambda row: _figure(row, first, "ap", spread=True),
         "difference": lambda row: _difference_cell(results, row, first),
-        "teacher's lead closed": lambda row: _closed_cell(results, row, first),
+        "teacher's lead closed": lambda row: _closed_cell(_reference(results, row, first)),
         "AP50": lambda row: _figure(row, first, "ap50"),
     }
-    if "tip_within_3_mm" in figures:
+    if any("tip_within_3_mm" in row["tests"][first]["figures"] for row in results["rows"]):
         columns["tip within 3 mm"] = lambda row: _figure(row, first, "tip_within_3_mm", _percent)
         columns["tip error, mm"] = lambda row: _figure(
             row, first, "tip_error_median_mm", "{:.2f}".format
         )
     for other in others:
         columns[f"AP, {other}"] = lambda row, other=other: _figure(row, other, "ap")  # type: ignore[misc]
-    if results["timed"]["latency"]:
+    times = [latency_ms(results, row) for row in results["rows"]]
+    if any(times):
         columns["ms a frame"] = lambda row: _latency_cell(results, row)
-    rows: list[tuple[Cell, ...]] = []
-    last = ""
-    for row in results["rows"]:
-        if (group := _group(results, row["queries"])) != last:
-            rows.append((Cell(group, "", "group"),))
-            last = group
-        rows.append((Cell(row["method"]), *(make(row) for make in columns.values())))
-    fastest = {timed[1] for row in results["rows"] if (timed := latency_ms(results, row))}
+    rows = [
+        (row["queries"], (Cell(row["method"]), *(make(row) for make in columns.values())))
+        for row in results["rows"]
+    ]
+    measured_with = sorted({time[1] for time in times if time is not None})
     caption = (
         f"On the part {first!r}: mean over seeds ± their standard deviation, and the 95% interval "
         f"of the mean. Differences are to {results['baseline']!r} unless said otherwise, green or "
         "orange where they are distinguishable from zero after correction."
-        + (f" Time of a frame: {'; '.join(sorted(fastest))}." if fastest else "")
+        + (f" Time of a frame: {'; '.join(measured_with)}." if measured_with else "")
     )
-    return Table(("method", *columns), tuple(rows), caption)
+    return Table(("method", *columns), _grouped(results, rows), caption)
 
 
 def comparison_table(results: Results, test: str) -> Table:
@@ -183,39 +167,44 @@ def comparison_table(results: Results, test: str) -> Table:
     reach = max(
         (abs(each["difference"][e]) for each in compared for e in ("low", "high")), default=1
     )
-    rows: list[tuple[Cell, ...]] = []
-    last = _group(results, "")  # one group needs no heading
+    rows = []
     for each in compared:
-        if (group := _group(results, each["queries"])) != last:
-            rows.append((Cell(group, "", "group"),))
-            last = group
         gain, kind = each["difference"], _KINDS.get(each["verdict"], "")
         drawing = interval(gain["low"], gain["value"], gain["high"], reach, filled=bool(kind))
-        rows.append(
-            (
-                Cell(each["method"], f"against {each['against']}"),
-                Cell("", "", kind, drawing),
-                Cell(signed(gain["value"]), _range(gain, signed), kind),
-                Cell(_p(each["p_corrected"]), f"before: {_p(each['p'])}"),
-                Cell(_in_two_lines(each["verdict"])),
-                Cell("") if each["gap_closed"] is None else _share_cell(each["gap_closed"]),
-            )
+        # In a narrow column, two lines and not four.
+        verdict = each["verdict"].replace("not ", f"not{_NO_BREAK}")
+        verdict = verdict.replace("from ", f"from{_NO_BREAK}")
+        cells = (
+            Cell(each["method"], f"against {each['against']}"),
+            Cell("", "", kind, drawing),
+            Cell(signed(gain["value"]), _range(gain, signed), kind),
+            Cell(_p(each["p_corrected"]), f"before: {_p(each['p'])}"),
+            Cell(verdict),
+            _closed_cell(each),
         )
+        rows.append((each["queries"], cells))
+    scale = f"\N{MINUS SIGN}{reach:.2f} to +{reach:.2f}"
     return Table(
-        (
-            "method",
-            f"\N{MINUS SIGN}{reach:.2f} to +{reach:.2f}",
-            "AP gained",
-            "p",
-            "verdict",
-            "lead closed",
-        ),
-        tuple(rows),
+        ("method", scale, "AP gained", "p", "verdict", "lead closed"),
+        _grouped(results, rows, named=several_queries(results)),
         f"On the part {test!r}. The verdict is that of p after Holm's correction for "
         f"{len(compared)} comparison{'s' * (len(compared) > 1)}, at {LEVEL:g}; intervals are not "
         "corrected. Lead closed: the gain as a share of the teacher's lead; one that may be zero "
         "has no bounds.",
     )
+
+
+def _grouped(
+    results: Results, rows: Iterable[tuple[str | None, tuple[Cell, ...]]], *, named: bool = True
+) -> tuple[tuple[Cell, ...], ...]:
+    """Rows below headings: teachers, and each kind of queries."""
+    grouped: list[tuple[Cell, ...]] = []
+    for queries, group in groupby(rows, key=itemgetter(0)):
+        name = f"{queries} queries" if several_queries(results) else "students"
+        if named:
+            grouped.append((Cell("teachers" if queries is None else name, "", "group"),))
+        grouped += (cells for _, cells in group)
+    return tuple(grouped)
 
 
 def run_table(results: Results) -> Table:
@@ -236,13 +225,11 @@ def run_table(results: Results) -> Table:
     return Table(head, tuple(rows), "Every training; chosen numbers had the best validation AP.")
 
 
-def comparisons_of(results: Results, row: ResultRow, test: str) -> list[Mapping[str, Any]]:
-    """Those of one row, the reference of its table row first."""
-    return [
-        each
-        for each in results["comparisons"][test]
-        if (each["queries"], each["method"]) == (row["queries"], row["method"])
-    ]
+def _reference(results: Results, row: ResultRow, test: str) -> Mapping[str, Any] | None:
+    """The comparison of a row that stands in the table of results."""
+    key = row["queries"], row["method"]
+    compared = results["comparisons"][test]
+    return next((each for each in compared if (each["queries"], each["method"]) == key), None)
 
 
 def latency_ms(results: Results, row: ResultRow) -> tuple[float, str] | None:
@@ -275,22 +262,20 @@ def _figure(
 
 
 def _difference_cell(results: Results, row: ResultRow, test: str) -> Cell:
-    for each in comparisons_of(results, row, test)[:1]:
-        note = _range(each["difference"], signed)
-        if each["against"] != results["baseline"]:
-            note += f"\nto {each['against']}"
-        return Cell(signed(each["difference"]["value"]), note, _KINDS.get(each["verdict"], ""))
-    return Cell("")
+    compared = _reference(results, row, test)
+    if compared is None:
+        return Cell("")
+    note = _range(compared["difference"], signed)
+    if compared["against"] != results["baseline"]:
+        note += f"\nto {compared['against']}"
+    kind = _KINDS.get(compared["verdict"], "")
+    return Cell(signed(compared["difference"]["value"]), note, kind)
 
 
-def _closed_cell(results: Results, row: ResultRow, test: str) -> Cell:
-    for each in comparisons_of(results, row, test)[:1]:
-        if each["gap_closed"] is not None:
-            return _share_cell(each["gap_closed"])
-    return Cell("")
-
-
-def _share_cell(closed: Mapping[str, Any]) -> Cell:
+def _closed_cell(compared: Mapping[str, Any] | None) -> Cell:
+    closed = None if compared is None else compared["gap_closed"]
+    if closed is None:
+        return Cell("")
     if closed["value"] is None:
         return Cell("no lead")
     note = "no bounds" if closed["low"] is None else _range(closed, _percent)
@@ -324,13 +309,6 @@ def _range(of: Mapping[str, Any], show: Callable[[float], str]) -> str:
     return f"{show(of['low'])} to {show(of['high'])}"
 
 
-def _in_two_lines(verdict: str) -> str:
-    """At most: a narrow column would make four of it."""
-    if len(words := verdict.split()) < 4:
-        return verdict
-    return f"{_NO_BREAK.join(words[:2])} {_NO_BREAK.join(words[2:])}"
-
-
 def _p(value: float) -> str:
     return f"{value:.4f}" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
@@ -338,22 +316,25 @@ def _p(value: float) -> str:
 def markdown(table: Table) -> str:
     """The same table in Markdown; a note follows in brackets.
 
-    >>> print(markdown(Table(("a", "b"), ((Cell("1"), Cell("2", "1 to 3")),))))
+    >>> print(markdown(Table(("a", "b"), ((Cell("1"), Cell("2", "1 to 3")),), "Two.")))
     | a | b |
     |---|---|
     | 1 | 2 (1 to 3) |
     <BLANKLINE>
+    Two.
+    <BLANKLINE>
     """
-    table = table.without_drawings()
-    lines = [_line(table.head), "|" + "---|" * len(table.head)]
+    drawn = {place for row in table.rows for place, cell in enumerate(row) if cell.drawing}
+    head = [text for place, text in enumerate(table.head) if place not in drawn]
+    lines = [_line(head), "|" + "---|" * len(head)]
     for row in table.rows:
-        cells = [f"{cell.text} ({cell.note})" if cell.note else cell.text for cell in row]
+        cells = [cell for place, cell in enumerate(row) if place not in drawn]
+        texts = [f"{cell.text} ({cell.note})" if cell.note else cell.text for cell in cells]
         if row[0].kind == "group":
-            cells = [f"**{row[0].text}**"] + [""] * (len(table.head) - 1)
-        lines.append(_line(cells))
-    return "\n".join([*lines, *(["", table.caption] if table.caption else []), ""])
+            texts = [f"**{row[0].text}**"] + [""] * (len(head) - 1)
+        lines.append(_line(texts))
+    return "\n".join([*lines, "", table.caption, ""])
 
 
-def _line(cells: Sequence[str]) -> str:
-    cells = [cell.replace("|", "/").replace("\n", ", ") for cell in cells]
-    return f"| {' | '.join(cells)} |"
+def _line(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(text.replace('|', '/').replace(chr(10), ', ') for text in texts)} |"

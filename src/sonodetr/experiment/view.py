@@ -1,4 +1,4 @@
-"""One view of all trainings of an experiment, on standard error."""
+"""One view of all trainings of an experiment, whoever does them, on standard error."""
 
 import json
 from dataclasses import asdict
@@ -16,33 +16,30 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from sonodetr.config_file import config_from_run
-from sonodetr.experiment.work import Experiment, validation_ap
+from sonodetr.experiment.work import Experiment, Run, Waiting, validation_ap
 
 
 class View:
-    """A bar for the whole and one for each running training; lines where there is no terminal.
+    """A bar for the whole and one for each running training; lines where there is no terminal."""
 
-    Args:
-        total: trainings of the experiment.
-        done: of these.
-    """
-
-    def __init__(self, total: int, done: int) -> None:
-        self.total, self.done = total, done
-        self.console = Console(stderr=True)
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        units = list(experiment.plan.units())
+        self._left = [unit for unit in units if experiment.state(unit) != "done"]
+        self._total = len(units)
+        self._console = Console(stderr=True)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
+            console=self._console,
+            disable=not self._console.is_terminal,
             transient=True,
         )
-        self._whole = self._bars.add_task("all", total=total, completed=done, unit="trainings")
-        self._running: dict[Path, TaskID] = {}
+        self._whole = self._bars.add_task("all", total=self._total, unit="trainings")
+        self._running: dict[str, TaskID] = {}  # by address
 
     def __enter__(self) -> "View":
         self._bars.start()
@@ -56,63 +53,70 @@ class View:
     ) -> None:
         self._bars.stop()
 
-    def begin(self, folder: Path) -> None:
-        """A training has begun, or goes on."""
-        if folder in self._running:
-            return
-        self._running[folder] = self._bars.add_task(f"  {folder.name}", total=None, unit="epochs")
-        if not self.console.is_terminal:
-            self._say(f"train {folder}")
+    def refresh(self) -> bool:
+        """Look how far they are and say what is new; False where nothing is left to train."""
+        for unit in [*self._left]:
+            state = self._experiment.state(unit)
+            if state == "waiting":
+                continue
+            run = self._experiment.run(unit)
+            if state == "running":
+                self._show(run)
+            elif run.address in self._running:
+                self._bars.remove_task(self._running.pop(run.address))
+            if state == "done":
+                self._left.remove(unit)
+                folder = self._experiment.folder(run)
+                done = f"{self._total - len(self._left)} of {self._total}"
+                self._say(f"{done}  {folder.name}  validation AP {validation_ap(folder):.3f}")
+        self._bars.update(self._whole, completed=self._total - len(self._left))
+        return bool(self._left)
 
-    def end(self, folder: Path) -> None:
-        """A training is done."""
-        if folder in self._running:
-            self._bars.remove_task(self._running.pop(folder))
-        self.done += 1
-        self._say(
-            f"{self.done} of {self.total}  {folder.name}  validation AP {validation_ap(folder):.3f}"
-        )
-
-    def refresh(self) -> None:
-        """Look how far they are."""
-        self._bars.update(self._whole, completed=self.done)
-        if self.console.is_terminal:
-            for folder, task in self._running.items():
-                epochs = epochs_done(folder)
-                if epochs is not None:
-                    self._bars.update(task, completed=epochs[0], total=epochs[1])
+    def _show(self, run: Run) -> None:
+        """A training that is running."""
+        folder = self._experiment.folder(run)
+        if run.address not in self._running:
+            epochs = run.config.train.epochs
+            bar = self._bars.add_task(f"  {folder.name}", total=epochs, unit="epochs")
+            self._running[run.address] = bar
+            if not self._console.is_terminal:
+                self._say(f"train {folder}")
+        if self._console.is_terminal:
+            self._bars.update(self._running[run.address], completed=epochs_done(folder) or 0)
 
     def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def epochs_done(folder: Path) -> tuple[int, int] | None:
-    """Epochs of a training that are over, and all of them; None while it has not begun."""
+def epochs_done(folder: Path) -> int | None:
+    """Epochs of a training that are over; None while it has not begun."""
     try:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return None
-    epoch = 0
     for line in reversed(lines):
         try:
-            epoch = round(json.loads(line)["epoch"])
-            break
+            return round(json.loads(line)["epoch"])
         except (json.JSONDecodeError, KeyError):
             continue  # a validation, or a line that is being written
-    return epoch, config_from_run(folder).train.epochs
+    return 0
 
 
 def list_units(experiment: Experiment) -> list[dict[str, Any]]:
     """Every training of a plan in plain values: what it is, its state, and how far it came."""
     rows = []
     for unit in experiment.plan.units():
-        state, run = experiment.state(unit)
+        state = experiment.state(unit)
         row = asdict(unit) | {"state": state}
-        if isinstance(run, str):
-            row["waits_for"] = run
+        try:
+            run = experiment.run(unit)
+        except Waiting as other:
+            row["waits_for"] = str(other)
         else:
             folder = experiment.folder(run)
-            row |= {"run": str(folder), "epochs": epochs_done(folder)}
+            epochs = epochs_done(folder)
+            row["run"] = str(folder)
+            row["epochs"] = None if epochs is None else (epochs, run.config.train.epochs)
             row["validation_ap"] = validation_ap(folder) if state == "done" else None
         rows.append(row)
     return rows
@@ -121,18 +125,14 @@ def list_units(experiment: Experiment) -> list[dict[str, Any]]:
 def print_units(rows: list[dict[str, Any]]) -> None:
     """One line for each of `list_units`."""
     for row in rows:
-        if row["state"] == "done":
-            far = f"AP {row['validation_ap']:.3f}"
-        elif "waits_for" in row:
-            far = ""
+        if row["state"] == "waiting":
+            words = (row["queries"], row["method"], row["value"], f"seed {row['seed']}")
+            named = ", ".join(str(word) for word in words if word not in (None, ""))
+            far, name = "", f"{named}: waits for {row['waits_for']}"
         else:
-            far = "{} of {}".format(*row["epochs"]) if row["epochs"] else ""
-        print(f"{row['state']:8} {far:10} {_title(row)}")
-
-
-def _title(row: dict[str, Any]) -> str:
-    if "run" in row:
-        return Path(row["run"]).name
-    value = "" if row["value"] is None else f", {row['value']}"
-    queries = "" if not row["queries"] else f"{row['queries']}, "
-    return f"{queries}{row['method']}{value}, seed {row['seed']}: waits for {row['waits_for']}"
+            far, name = "", Path(row["run"]).name
+            if row["state"] == "done":
+                far = f"AP {row['validation_ap']:.3f}"
+            elif row["epochs"]:
+                far = "{} of {}".format(*row["epochs"])
+        print(f"{row['state']:8} {far:10} {name}")

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -31,10 +32,14 @@ from sonodetr.experiment.address import SHORT, address, data_address, facts_of
 from sonodetr.experiment.plan import Plan, Unit
 from sonodetr.files import InputError, write_json
 
-_SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_LOOKS = 1.0
 # Of the student, what decides which maps are kept and on which grid.
 _SHAPE = {"backbone", "encoder_layers", "decoder_layers", "num_heads"}
 State = Literal["done", "running", "ready", "waiting"]
+
+
+class Waiting(Exception):
+    """What a unit is to be is not known before something else is trained, which this names."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,14 @@ class Run:
     Attributes:
         slug: its words, for people.
         config: without the name.
+        numbers: config key -> what was tuned, for it or for methods that it takes.
         teacher: fingerprint; empty without one.
         address: of its result.
     """
 
     slug: str
     config: Config
+    numbers: dict[str, JsonValue]
     teacher: str
     address: str
 
@@ -64,21 +71,20 @@ class Experiment:
 
     def __init__(self, plan: Plan, out: Path) -> None:
         self.plan, self.out = plan, out
-        self._runs: dict[Unit, Run] = {}
+        self._runs: dict[str, Run] = {}
         self._finished: set[str] = set()
 
-    def run(self, unit: Unit) -> Run | str:
-        """The run of a unit, or what it waits for.
+    def run(self, unit: Unit) -> Run:
+        """The run of a unit.
 
         Raises:
+            Waiting: it depends on one that is not trained.
             InputError: data, weights or a teacher cannot be read.
         """
-        if unit not in self._runs:
-            found = self._find(unit)
-            if isinstance(found, str):
-                return found
-            self._runs[unit] = found
-        return self._runs[unit]
+        key = repr(unit)  # a value may be a list, which has no hash
+        if key not in self._runs:
+            self._runs[key] = self._find(unit)
+        return self._runs[key]
 
     def folder(self, run: Run) -> Path:
         """Where it lies, or is to lie; another experiment may have named it otherwise."""
@@ -97,119 +103,108 @@ class Experiment:
             self._finished.add(run.address)
         return True
 
-    def state(self, unit: Unit) -> tuple[State, Run | str]:
-        """How far a unit is, and its run or what it waits for."""
+    def trained(self, unit: Unit) -> Path:
+        """The folder of a unit that is done.
+
+        Raises:
+            Waiting: it is not.
+        """
         run = self.run(unit)
-        if isinstance(run, str):
-            return "waiting", run
-        if self.finished(run):
-            return "done", run
-        return ("running" if self._taken(run) else "ready"), run
-
-    def tuned(self, queries: str, method: str) -> JsonValue:
-        """The value with the best validation AP, the first of equals; None while one is not done,
-        and for a method that tunes nothing."""
-        scores = []
-        for value in self.plan.methods[method].values:
-            run = self.run(Unit(queries, method, self.plan.seeds[0], value))
-            if isinstance(run, str) or not self.finished(run):
-                return None
-            scores.append((validation_ap(self.folder(run)), value))
-        return max(scores, key=lambda score: score[0])[1] if scores else None
-
-    def teacher(self, name: str) -> Path | None:
-        """The folder of a teacher; None while it is not trained."""
-        teacher = self.plan.teachers[name]
-        if teacher.run:
-            return Path(teacher.run)
-        run = self.run(Unit(None, name))
-        if isinstance(run, str) or not self.finished(run):
-            return None
+        if not self.finished(run):
+            raise Waiting(run.slug)
         return self.folder(run)
 
-    def work(self) -> Iterator[tuple[Path, bool]]:
+    def state(self, unit: Unit) -> State:
+        """How far a unit is."""
+        try:
+            run = self.run(unit)
+        except Waiting:
+            return "waiting"
+        if self.finished(run):
+            return "done"
+        if not self._lock(run).exists():
+            return "ready"
+        with held(self._lock(run)) as free:
+            return "ready" if free else "running"
+
+    def tuned(self, queries: str, method: str) -> JsonValue:
+        """The value with the best validation AP, the first of equals.
+
+        Raises:
+            Waiting: one is not trained.
+        """
+        values, seed = self.plan.methods[method].values, self.plan.seeds[0]
+        try:
+            folders = [self.trained(Unit(queries, method, seed, value)) for value in values]
+        except Waiting:
+            raise Waiting(f"the tuning of {method}") from None
+        return max(zip(map(validation_ap, folders), values, strict=True), key=itemgetter(0))[1]
+
+    def teacher(self, name: str) -> Path:
+        """The folder of a teacher.
+
+        Raises:
+            Waiting: it is not trained.
+        """
+        finished = self.plan.teachers[name].run
+        if finished:
+            return Path(finished)
+        try:
+            return self.trained(Unit(None, name))
+        except Waiting:
+            raise Waiting(f"teacher {name}") from None
+
+    def work(self) -> None:
         """Train what is ready, one after another, until all is done.
 
         Waits while other processes train what the rest needs.
 
-        Yields:
-            A run folder and False before its training, the same and True after it.
-
         Raises:
             InputError: a run cannot be trained; the line names it.
         """
-        while True:
-            left = 0
-            for unit in self.plan.units():
-                state, run = self.state(unit)
-                if isinstance(run, str) or state != "ready":
-                    left += state != "done"
-                    continue
-                left += 1
-                with _held(self._lock(run)) as own:
-                    if own and not self.finished(run):
-                        folder = self.folder(run)
-                        yield folder, False
-                        train_run(run, folder)
-                        yield folder, True
-                        break  # more may be ready now that comes before the rest
-            else:
-                if not left:
-                    return
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        while left := [unit for unit in self.plan.units() if self.state(unit) != "done"]:
+            # After each one, more may be ready that comes before the rest.
+            ready = (self.run(unit) for unit in left if self.state(unit) == "ready")
+            if not any(self.train(run) for run in ready):
+                time.sleep(SECONDS_BETWEEN_LOOKS)
 
-    def train(self, run: Run) -> None:
-        """Train a run, or wait while another process does.
+    def train(self, run: Run) -> bool:
+        """Train a run; False: another process does, or has.
 
         Raises:
             InputError: it cannot be trained; the line names it.
         """
-        while not self.finished(run):
-            with _held(self._lock(run)) as own:
-                if own and not self.finished(run):
-                    train_run(run, self.folder(run))
-            if not own:
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        with held(self._lock(run)) as own:
+            if not own or self.finished(run):
+                return False
+            train_run(run, self.folder(run))
+            return True
 
-    def _find(self, unit: Unit) -> Run | str:
+    def _find(self, unit: Unit) -> Run:
         plan = self.plan
         if unit.queries is None:
-            return self._made(f"teacher-{unit.method}", plan.teacher_config(unit.method), "")
+            return self._made(f"teacher-{unit.method}", plan.teacher_config(unit.method), {}, "")
         method = plan.methods[unit.method]
-        numbers: dict[str, JsonValue] = {}
-        for name in (*method.takes, *([unit.method] if method.tune and unit.value is None else [])):
-            best = self.tuned(unit.queries, name)
-            if best is None:
-                return f"the tuning of {name}"
-            numbers[plan.methods[name].key] = best
+        chosen = [*method.takes, *([unit.method] if method.tune and unit.value is None else [])]
+        numbers = {plan.methods[name].key: self.tuned(unit.queries, name) for name in chosen}
         if unit.value is not None:
             numbers[method.key] = unit.value
-        teacher = self.teacher(method.teacher) if method.teacher else None
-        if method.teacher and teacher is None:
-            return f"teacher {method.teacher}"
+        teacher = str(self.teacher(method.teacher)) if method.teacher else ""
         words = (unit.queries, unit.method, *map(_word, numbers.values()), f"seed{unit.seed}")
-        config = plan.student_config(
-            unit.queries, unit.method, unit.seed, numbers, str(teacher or "")
-        )
-        return self._made("-".join(words), config, str(teacher or ""))
+        config = plan.student_config(unit.queries, unit.method, unit.seed, numbers, teacher)
+        return self._made("-".join(words), config, numbers, teacher)
 
-    def _made(self, words: str, config: Config, teacher: str) -> Run:
+    def _made(self, words: str, config: Config, numbers: dict[str, JsonValue], teacher: str) -> Run:
         fingerprint = _fingerprint(teacher) if teacher else ""
         if teacher and config.data.augment.views:
             cache = str(self.out / "targets" / _targets_key(config, fingerprint))
             distill = config.distill.model_copy(update={"cache": cache})
             config = config.model_copy(update={"distill": distill})
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", words).strip("-")
-        return Run(slug, config, fingerprint, address(facts_of(config, fingerprint)))
+        return Run(slug, config, numbers, fingerprint, address(facts_of(config, fingerprint)))
 
     def _lock(self, run: Run) -> Path:
         return self.out / "locks" / run.address[:SHORT]
-
-    def _taken(self, run: Run) -> bool:
-        if not self._lock(run).exists():
-            return False
-        with _held(self._lock(run)) as free:
-            return not free
 
 
 def train_run(run: Run, folder: Path) -> None:
@@ -276,7 +271,7 @@ def _word(value: JsonValue) -> str:
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[bool]:
+def held(path: Path) -> Iterator[bool]:
     """Hold a lock that ends with the process; False: another has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:

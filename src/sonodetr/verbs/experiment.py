@@ -98,13 +98,13 @@ def experiment(
 
 def _results(experiment: "Experiment", folder: Path, command: str) -> dict[str, Any]:
     """Look at the test part, write results.json and the report."""
-    from sonodetr.experiment.finish import chosen_at_an_end, finished_experiment
+    from sonodetr.experiment.finish import chosen_at_an_end, trained_rows
     from sonodetr.experiment.report import write_report
     from sonodetr.experiment.results import RESULTS, collect
 
     for line in chosen_at_an_end(experiment):
         print(line, file=sys.stderr)
-    result = collect(finished_experiment(experiment, command), folder)
+    result = collect(experiment.plan, trained_rows(experiment), folder, command)
     print(f"{result['tried']} configurations were tried on validation data", file=sys.stderr)
     page = write_report(result, folder)
     said = {key: result[key] for key in ("name", "question", "tried", "comparisons")}
@@ -114,16 +114,11 @@ def _results(experiment: "Experiment", folder: Path, command: str) -> dict[str, 
 def _adopt(folders: list[Path], out: Path, revision: str, json_out: str) -> None:
     from sonodetr.experiment.adopt import adopt
 
-    taken: list[str] = []
-    left: list[str] = []
-    for folder in folders:
-        of_folder = adopt(folder, out, revision)
-        taken += map(str, of_folder[0])
-        left += of_folder[1]
+    taken, left = adopt(folders, out, revision)
     for line in left:
         print(line, file=sys.stderr)
     answer(
-        {"taken": taken, "left": left},
+        {"taken": [str(folder) for folder in taken], "left": left},
         json_out,
         f"{out}: took in {len(taken)} runs, left out {len(left)}",
     )
