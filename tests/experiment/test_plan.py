@@ -84,8 +84,8 @@ def test_the_plans_that_come_along():
         ({"seed": [1]}, "unknown key 'seed'; did you mean 'seeds'"),
         ({"methods": {"plain": {"tunes": {}}}}, "unknown key 'methods.plain.tunes'; did you mean"),
         ({"teachers": {"wide": {"path": "x"}}}, "unknown key 'teachers.wide.path'; Allowed: conf"),
-        ({"baseline": "plane"}, "baseline 'plane' is no method; did you mean 'plain'?"),
-        ({"strongest": ["x"]}, "strongest 'x' is no method; Allowed: plain, attention"),
+        ({"baseline": "plane"}, "baseline 'plane' is not among methods; did you mean 'plain'?"),
+        ({"strongest": ["x"]}, "strongest 'x' is not among methods; Allowed: plain, attention"),
         ({"seeds": [1, 1]}, "seeds [1, 1]: give different ones"),
         ({"seeds": [-1]}, "seeds [-1]: give different ones, 0 or more"),
         ({"seeds": []}, "seeds: [] is not allowed"),
@@ -110,23 +110,23 @@ def test_mistakes_are_answered_in_one_line(plan, changes, said):
     ("name", "method", "said"),
     [
         ("a", {"teacher": "wise"}, "'a': teacher 'wise' is not among teachers; did you mean 'wid"),
-        ("a", {"queries": ["anchor"]}, "method 'a': queries 'anchor' are not among queries"),
+        ("a", {"queries": ["anchor"]}, "method 'a': queries 'anchor' is not among queries"),
         (
             "a",
             {"takes": ["b"]},
-            "method 'a': takes 'b' is no method; Allowed: plain, attention, long",
+            "method 'a': takes 'b' is not among methods; Allowed: plain, attention, long",
         ),
-        ("a", {"against": ["b"]}, "method 'a': against 'b' is no method"),
-        ("a", {"takes": ["long"]}, "method 'a' takes 'long', which tunes nothing"),
+        ("a", {"against": ["b"]}, "method 'a': against 'b' is not among methods"),
+        ("a", {"takes": ["long"]}, "method 'a': takes 'long', which tunes nothing"),
         ("plain", PLAIN | {"takes": ["attention"]}, "'plain' takes 'attention' takes 'plain':"),
-        ("a", PLAIN | {"takes": ["plain"]}, "method 'a' gets two numbers for train.learning_rate"),
+        ("a", PLAIN | {"takes": ["plain"]}, "method 'a': gets two numbers for train.learning_rate"),
         ("a", {"tune": {"seed": [1], "name": ["x"]}}, "methods.a: tune has 2 keys (seed, name)"),
         ("a", {"tune": {"seed": []}}, "methods.a: tune seed []: give different values"),
         ("a", {"tune": {"seed": [1, 1]}}, "methods.a: tune seed [1, 1]: give different values"),
         (
             "a",
             {"tune": {"distill.memory.weight": [1]}},
-            "method 'a' tunes distill.memory.weight but has no teacher",
+            "method 'a': tunes distill.memory.weight but has no teacher",
         ),
         (
             "a",
@@ -145,7 +145,10 @@ def test_a_method_stands_beside_one_that_is_tried_wherever_it_is(plan):
     queries = {"anchor": {}, "learned": {"model.queries": "learned"}}
     limited = TAUGHT | {"queries": ["anchor"]}
     methods = {"plain": PLAIN, "attention": limited, "b": {"takes": ["attention"]}}
-    refuses(plan(queries=queries, methods=methods), "'attention' is not tried with queries learned")
+    refuses(
+        plan(queries=queries, methods=methods),
+        "'attention', which is not tried with queries learned",
+    )
     methods = {"plain": PLAIN | {"queries": ["learned"]}}
     refuses(plan(queries=queries, methods=methods), "baseline 'plain' is not tried with queries an")
 

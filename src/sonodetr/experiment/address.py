@@ -29,7 +29,7 @@ from sonodetr.formats.images import ImageFrames
 from sonodetr.formats.metaimage import MetaImageFrames
 from sonodetr.formats.video import VideoFrames
 from sonodetr.simulator.frames import SimulatedFrames
-from sonodetr.types import Frames, Labels, Video
+from sonodetr.types import Frames, Video
 
 PACKAGE = Path(sonodetr.__file__).parent
 # Modules that compute what a training leaves; a test compares them with what `train` imports. Not
@@ -59,31 +59,28 @@ def address(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def facts_of(
-    config: Config, teacher: str = "", code: Mapping[str, bytes] | None = None
-) -> dict[str, Any]:
+def facts_of(config: Config, teacher: str = "") -> dict[str, Any]:
     """All that decides the result of a run, as plain values.
 
     Args:
         config: of the run.
         teacher: its fingerprint; empty without one.
-        code: sources as `sources` gives them; None: those that are running.
 
     Raises:
         InputError: the data or the weights to start from cannot be read.
     """
-    values = config.model_dump(mode="json", exclude=_NEUTRAL)
-    data = config.data
+    values, data = config.model_dump(mode="json", exclude=_NEUTRAL), config.data
     simulated = data.path.startswith("simulator:")
     facts: dict[str, Any] = {
         "config": values,
         "data": data_address(data.path, data.images, data.on_bad_label),
-        "code": code_address(sources() if code is None else code, bool(teacher), simulated),
+        "code": code_address(sources(), bool(teacher), simulated),
     }
     if config.model.weights:
         facts["weights"] = _files_address(_weights_files(Path(config.model.weights)))
-    if Path(config.model.backbone.path).is_dir() and config.model.backbone.path:
-        facts["backbone"] = _files_address(sorted(Path(config.model.backbone.path).glob("*.*")))
+    backbone = config.model.backbone.path
+    if backbone and Path(backbone).is_dir():
+        facts["backbone"] = _files_address(sorted(Path(backbone).glob("*.*")))
     if teacher:
         facts["teacher"] = teacher
         values["distill"]["cache"] = bool(config.distill.cache)  # half precision, or the teacher's
@@ -178,26 +175,19 @@ def data_address(path: str, images: str, on_bad_label: Any) -> str:
         digest.update(json.dumps([*facts, video.region_px]).encode())
         for frame, labels in sorted(video.labels.items()):
             digest.update(f"{frame} {len(labels)}\n".encode())
-            for values in _values(labels):
+            for values in (labels.boxes_xyxy_px, labels.classes, labels.points_px, labels.crowd):
                 digest.update(np.ascontiguousarray(values).tobytes())
         if isinstance(video.frames, SimulatedFrames):
             digest.update(video.frames.config.model_dump_json().encode())
-    digest.update(_files_address(_picture_files(videos)).encode())
+    paths = dict.fromkeys(path for video in videos for path in _paths(video.frames))
+    digest.update(_files_address(map(Path, paths)).encode())
     for pixels in _decoded(videos):
         digest.update(f"{pixels.shape}".encode() + pixels.tobytes())
     return digest.hexdigest()
 
 
-def _values(labels: Labels) -> tuple[np.ndarray, ...]:
-    return (labels.boxes_xyxy_px, labels.classes, labels.points_px, labels.crowd)
-
-
-def _picture_files(videos: list[Video]) -> list[Path]:
-    """Files that hold the pictures, each once, in order."""
-    return list(dict.fromkeys(Path(path) for video in videos for path in _paths(video.frames)))
-
-
 def _paths(frames: Frames) -> list[str]:
+    """Files that hold the pictures."""
     match frames:
         case ImageFrames():
             return [path for path, _ in frames.pictures]
@@ -226,7 +216,7 @@ def _weights_files(path: Path) -> list[Path]:
     return [own] if own.is_file() else sorted(path.glob("*.safetensors"))
 
 
-def _files_address(files: list[Path]) -> str:
+def _files_address(files: Iterable[Path]) -> str:
     """SHA-256 of their contents, whatever their names."""
     digest = hashlib.sha256()
     for file in files:

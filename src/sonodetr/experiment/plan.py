@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -127,8 +127,7 @@ class Plan(Section):
             raise ValueError(f"method {circle}: a number cannot wait for itself") from None
         for key, names in (("baseline", (self.baseline,)), ("strongest", self.strongest)):
             for name in names:
-                if name not in self.methods:
-                    raise ValueError(f"{key} {name!r} is no method; {closest(name, self.methods)}")
+                _check_known(key, name, "methods", self.methods)
         missing = set(self.queries) - set(self.queries_of(self.baseline))
         if missing:
             raise ValueError(
@@ -137,21 +136,19 @@ class Plan(Section):
         return self
 
     def _check_method(self, name: str, method: MethodPlan) -> None:
-        where = f"method {name!r}"
-        if method.teacher and method.teacher not in self.teachers:
-            raise ValueError(
-                f"{where}: teacher {method.teacher!r} is not among teachers; "
-                f"{closest(method.teacher, self.teachers)}"
-            )
+        where = f"method {name!r}:"
+        if method.teacher:
+            _check_known(f"{where} teacher", method.teacher, "teachers", self.teachers)
         for queries in method.queries:
-            if queries not in self.queries:
-                raise ValueError(
-                    f"{where}: queries {queries!r} are not among queries; "
-                    f"{closest(queries, self.queries)}"
-                )
+            _check_known(f"{where} queries", queries, "queries", self.queries)
         for key, others in (("takes", method.takes), ("against", method.against)):
             for other in others:
-                self._check_other(f"{where}: {key} {other!r}", name, other)
+                _check_known(f"{where} {key}", other, "methods", self.methods)
+                if absent := set(self.queries_of(name)) - set(self.queries_of(other)):
+                    raise ValueError(
+                        f"{where} {key} {other!r}, which is not tried with queries "
+                        f"{', '.join(sorted(absent))}; limit its queries too"
+                    )
         for other in method.takes:
             if not self.methods[other].tune:
                 raise ValueError(f"{where} takes {other!r}, which tunes nothing; leave it out")
@@ -160,16 +157,6 @@ class Plan(Section):
             raise ValueError(f"{where} gets two numbers for {twice[0]}; take or tune only one")
         if not method.teacher and method.key.startswith("distill."):
             raise ValueError(f"{where} tunes {method.key} but has no teacher; name one")
-
-    def _check_other(self, where: str, name: str, other: str) -> None:
-        """A method can only be set beside one that is tried wherever it is."""
-        if other not in self.methods:
-            raise ValueError(f"{where} is no method; {closest(other, self.methods)}")
-        absent = [each for each in self.queries_of(name) if each not in self.queries_of(other)]
-        if absent:
-            raise ValueError(
-                f"{where} is not tried with queries {', '.join(absent)}; limit its queries too"
-            )
 
     def queries_of(self, method: str) -> tuple[str, ...]:
         """Settings in which a method is tried, in the order of the plan."""
@@ -281,6 +268,11 @@ def _check_configs(plan: Plan, queries: str, name: str) -> None:
                 f"{where}: has a teacher but no loss of it a weight; "
                 "set or tune for example distill.encoder.weight"
             )
+
+
+def _check_known(where: str, name: str, kind: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{where} {name!r} is not among {kind}; {closest(name, known)}")
 
 
 def _words(changes: Mapping[str, JsonValue]) -> list[str]:

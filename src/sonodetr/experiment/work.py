@@ -72,7 +72,6 @@ class Experiment:
     def __init__(self, plan: Plan, out: Path) -> None:
         self.plan, self.out = plan, out
         self._runs: dict[str, Run] = {}
-        self._finished: set[str] = set()
 
     def run(self, unit: Unit) -> Run:
         """The run of a unit.
@@ -97,11 +96,7 @@ class Experiment:
 
     def finished(self, run: Run) -> bool:
         """Whether it is trained to the end."""
-        if run.address not in self._finished:
-            if not (self.folder(run) / "last.safetensors").is_file():
-                return False
-            self._finished.add(run.address)
-        return True
+        return (self.folder(run) / "last.safetensors").is_file()
 
     def trained(self, unit: Unit) -> Path:
         """The folder of a unit that is done.
@@ -181,26 +176,25 @@ class Experiment:
             return True
 
     def _find(self, unit: Unit) -> Run:
-        plan = self.plan
+        plan, numbers, teacher = self.plan, dict[str, JsonValue](), ""
         if unit.queries is None:
-            return self._made(f"teacher-{unit.method}", plan.teacher_config(unit.method), {}, "")
-        method = plan.methods[unit.method]
-        chosen = [*method.takes, *([unit.method] if method.tune and unit.value is None else [])]
-        numbers = {plan.methods[name].key: self.tuned(unit.queries, name) for name in chosen}
-        if unit.value is not None:
-            numbers[method.key] = unit.value
-        teacher = str(self.teacher(method.teacher)) if method.teacher else ""
-        words = (unit.queries, unit.method, *map(_word, numbers.values()), f"seed{unit.seed}")
-        config = plan.student_config(unit.queries, unit.method, unit.seed, numbers, teacher)
-        return self._made("-".join(words), config, numbers, teacher)
-
-    def _made(self, words: str, config: Config, numbers: dict[str, JsonValue], teacher: str) -> Run:
+            words, config = ["teacher", unit.method], plan.teacher_config(unit.method)
+        else:
+            method = plan.methods[unit.method]
+            for name in (*method.takes, *([unit.method] if unit.value is None else [])):
+                if key := plan.methods[name].key:
+                    numbers[key] = self.tuned(unit.queries, name)
+            if unit.value is not None:
+                numbers[method.key] = unit.value
+            teacher = str(self.teacher(method.teacher)) if method.teacher else ""
+            config = plan.student_config(unit.queries, unit.method, unit.seed, numbers, teacher)
+            words = [unit.queries, unit.method, *map(_word, numbers.values()), f"seed{unit.seed}"]
         fingerprint = _fingerprint(teacher) if teacher else ""
         if teacher and config.data.augment.views:
             cache = str(self.out / "targets" / _targets_key(config, fingerprint))
             distill = config.distill.model_copy(update={"cache": cache})
             config = config.model_copy(update={"distill": distill})
-        slug = re.sub(r"[^A-Za-z0-9.]+", "-", words).strip("-")
+        slug = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-")
         return Run(slug, config, numbers, fingerprint, address(facts_of(config, fingerprint)))
 
     def _lock(self, run: Run) -> Path:
