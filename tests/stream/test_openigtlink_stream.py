@@ -578,6 +578,20 @@ def test_what_was_delivered_leaves_before_the_end() -> None:
     assert (values, sink.dropped) == ([0, 1, 2], 0)
 
 
+def test_the_end_waits_a_second_for_who_never_reads() -> None:
+    sink = IgtlServerSink("127.0.0.1", 0)
+    with socket.socket() as peer:
+        with sink.open() as deliver:
+            peer.connect(("127.0.0.1", sink.port))
+            wait_until(lambda: sink._outlet.wanted)  # type: ignore[union-attr]
+            for value in range(20):
+                deliver(big(value))
+            begin = time.monotonic()
+        assert 0.9 < time.monotonic() - begin < 2
+    assert 8 < sink.dropped <= 20
+    assert sink.lost == 0
+
+
 def test_many_readers() -> None:
     with sink_with_readers(100) as (sink, deliver, peers):
         wait_until(lambda: sink._outlet.refused == 100 - outlet.MAX_PEERS)

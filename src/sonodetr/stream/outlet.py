@@ -1,14 +1,13 @@
 """Sends messages to peers that may be slow, dead or absent, without ever making the sender wait."""
 
 import logging
-import selectors
 import socket
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Event, Lock, Thread
 
+from sonodetr.stream.channel import Channel
 from sonodetr.stream.sockets import POLL_S, Warner, accept, connect
 
 MAX_PEERS = 64
@@ -21,27 +20,32 @@ _log = logging.getLogger(__name__)
 
 
 class _Peer:
-    """One connection and what is still to be sent to it."""
+    """One connection and the results that wait to be sent to it."""
 
     def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
+        connection.settimeout(STUCK_S)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         self.connection = connection
-        self.outbox: deque[Sequence[bytes]] = deque()
-        self.begun: list[memoryview] = []  # messages of a result of which a part has left
-        self.since_s = self.moved_s = time.monotonic()
+        self.results = Channel[Sequence[bytes]](OUTBOX, newest_wins=True)
+        self.gone = Event()
 
-    @property
-    def pending(self) -> int:
-        """Results that have not left whole."""
-        return len(self.outbox) + bool(self.begun)
+    def send(self, message: bytes) -> None:
+        """Send all of it; unlike `sendall`, the time runs anew with every part that is taken."""
+        rest = memoryview(message)
+        while rest:
+            rest = rest[self.connection.send(rest) :]
+
+    def hang_up(self) -> None:
+        """End whatever waits for the connection."""
+        with suppress(OSError):  # the peer was quicker
+            self.connection.shutdown(socket.SHUT_RDWR)
 
 
 class Outlet:
-    """A thread that sends to every peer what `send` is given; newer results displace older ones.
+    """Sends to every peer what `send` is given; newer results displace older ones.
 
     Give either `listener` (peers come) or `dial` (one peer is connected to, again and again). What
-    peers send is read and thrown away.
+    peers send is read and thrown away. Every peer has one thread for each direction.
 
     Args:
         name: to log.
@@ -67,20 +71,11 @@ class Outlet:
         self.dropped = self.lost = self.refused = 0
         self._name, self._listener, self._allowed, self._dial = name, listener, allowed, dial
         self._peers: list[_Peer] = []
-        self._lock = Lock()  # held for outboxes, never while waiting
+        self._lock = Lock()  # held for peers and counts, never while waiting
         self._closing = Event()
         self._failure: Exception | None = None
-        self._pause_s, self._waiting = 0.0, False
         self._warn = Warner(_log, name)
-        self._wake, self._woken = socket.socketpair()
-        self._selector = selectors.DefaultSelector()
-        self._thread = Thread(target=self._run, name=f"send {name}", daemon=True)
-        self._wake.setblocking(False)
-        self._woken.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ)
-        if listener is not None:
-            self._selector.register(listener, selectors.EVENT_READ)
-        self._thread.start()
+        self._thread = self._started(self._run)
 
     @property
     def wanted(self) -> bool:
@@ -97,149 +92,124 @@ class Outlet:
         with self._lock:
             if not self._peers and self._dial:
                 self.dropped += 1
-            for peer in self._peers:
-                if not peer.pending:
-                    peer.moved_s = time.monotonic()
-                peer.outbox.append(messages)
-                if len(peer.outbox) > OUTBOX:
-                    peer.outbox.popleft()
-                    self.dropped += 1
-        self._rouse()
+            self.dropped += sum(peer.results.put(messages) for peer in self._peers)
 
     def close(self) -> None:
-        """Give what is queued one more second to leave, then hang up and end the thread.
+        """Give what is queued one more second to leave, then hang up and end the threads.
 
         Raises:
             RuntimeError: the thread died, which is a defect.
         """
         self._closing.set()
-        self._rouse()
+        with self._lock:
+            peers = list(self._peers)
+        for peer in peers:
+            peer.results.close()
+        end_s = time.monotonic() + _CLOSING_S
+        for peer in peers:
+            if not peer.gone.wait(max(0.0, end_s - time.monotonic())):
+                peer.hang_up()
         self._thread.join()
+        for peer in list(self._peers):
+            peer.gone.wait()
         self._check()
 
     def _check(self) -> None:
         if self._failure is not None:
             raise RuntimeError(f"{self._name}: sending stopped") from self._failure
 
-    def _rouse(self) -> None:
-        with suppress(OSError):  # it has been called often enough, or has ended
-            self._wake.send(b"\0")
+    def _started(self, work: Callable[..., None], *words: object) -> Thread:
+        thread = Thread(target=work, args=words, name=f"send {self._name}", daemon=True)
+        thread.start()
+        return thread
 
     def _run(self) -> None:
         try:
-            self._serve()
+            if self._listener is None:
+                self._call()
+            else:
+                self._admit(self._listener)
         except Exception as error:
             self._failure = error  # raised by the next `send`, or by `close`
-        finally:
-            for peer in list(self._peers):
-                self._hang_up(peer, None)
-            self._selector.close()
-            self._wake.close()
-            self._woken.close()
-
-    def _serve(self) -> None:
-        end = float("inf")
-        while time.monotonic() < end:
-            if self._closing.is_set():
-                if not any(peer.pending for peer in self._peers):
-                    return
-                end = min(end, time.monotonic() + _CLOSING_S)
-            elif self._dial and not self._peers:
-                self._call()
-                continue
-            self._want_writing()
-            for key, events in self._selector.select(2 * POLL_S):
-                if key.data is not None:
-                    self._exchange(key.data, events)
-                elif key.fileobj is self._woken:
-                    self._woken.recv(4096)
-                else:
-                    self._admit()
-            now = time.monotonic()
-            for peer in list(self._peers):
-                if peer.pending and now - peer.moved_s > STUCK_S:
-                    self._hang_up(peer, f"it read nothing for {STUCK_S:.0f} s")
-
-    def _want_writing(self) -> None:
-        for peer in self._peers:
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.pending else 0)
-            self._selector.modify(peer.connection, events, peer)
 
     def _call(self) -> None:
-        """Try to connect once, after a pause that grows until a connection lasts."""
-        self._closing.wait(self._pause_s)
-        self._pause_s = min(max(2 * self._pause_s, 0.1), _LONGEST_PAUSE_S)
-        try:
-            self._add(connect(self._dial, self._closing))
-            self._waiting = False
-        except OSError as error:
-            if not self._waiting and not self._closing.is_set():
-                self._warn(f"no connection yet ({error.strerror or error}); trying on")
-            self._waiting = True
+        """Connect whenever there is no connection, after pauses that grow until one lasts."""
+        pause_s, waiting = 0.0, False
+        while not self._closing.wait(pause_s):
+            pause_s = min(max(2 * pause_s, 0.1), _LONGEST_PAUSE_S)
+            try:
+                connection = connect(self._dial, self._closing)
+            except OSError as error:
+                if not waiting and not self._closing.is_set():
+                    self._warn(f"no connection yet ({error.strerror or error}); trying on")
+                waiting = True
+                continue
+            waiting, since_s = False, time.monotonic()
+            self._serve(self._added(connection))
+            if time.monotonic() - since_s > _LONGEST_PAUSE_S:
+                pause_s = 0.0
 
-    def _admit(self) -> None:
-        """Let a client in that waits."""
-        assert self._listener is not None
-        try:
-            client = accept(self._listener, self._allowed)
-        except PermissionError as error:
-            self._refuse(str(error))
-            return
-        if client is None:
-            return
-        if len(self._peers) < MAX_PEERS:
-            self._add(client)
-        else:
-            client.close()
-            self._refuse(f"{MAX_PEERS} are connected")
+    def _admit(self, listener: socket.socket) -> None:
+        """Let clients in that come."""
+        while not self._closing.is_set():
+            try:
+                client = accept(listener, self._allowed)
+            except PermissionError as error:
+                self._refuse(str(error))
+                continue
+            if client is None:
+                self._closing.wait(POLL_S)
+            elif len(self._peers) < MAX_PEERS:
+                self._started(self._serve, self._added(client))
+            else:
+                client.close()
+                self._refuse(f"{MAX_PEERS} are connected")
 
     def _refuse(self, why: str) -> None:
         self.refused += 1
         self._warn(f"refused a client ({why}), {self.refused} so far")
 
-    def _add(self, connection: socket.socket) -> None:
+    def _added(self, connection: socket.socket) -> _Peer:
         peer = _Peer(connection)
-        self._selector.register(connection, selectors.EVENT_READ, peer)
         with self._lock:
             self._peers.append(peer)
+            if self._closing.is_set():  # too late for `close` to see it
+                peer.results.close()
         _log.info("%s: connected", self._name)
+        return peer
 
-    def _exchange(self, peer: _Peer, events: int) -> None:
-        """Throw away what the peer says, and send it what it takes."""
+    def _serve(self, peer: _Peer) -> None:
+        """Send to one peer until it leaves, takes nothing, or all is to end."""
+        listening = self._started(self._throw_away, peer)
+        begun, why = 0, "it left"
         try:
-            if events & selectors.EVENT_READ and not peer.connection.recv(1 << 16):
-                raise ConnectionError("it left")
-            if events & selectors.EVENT_WRITE:
-                self._send_some(peer)
-        except BlockingIOError:
-            pass
+            for messages in peer.results:
+                begun = 1
+                for message in messages:
+                    peer.send(message)
+                begun = 0
+        except TimeoutError:
+            why = f"it read nothing for {STUCK_S:.0f} s"
         except OSError as error:
-            self._hang_up(peer, error.strerror or str(error))
-
-    def _send_some(self, peer: _Peer) -> None:
-        while True:
-            if not peer.begun:
-                with self._lock:
-                    if not peer.outbox:
-                        return
-                    peer.begun = [memoryview(message) for message in peer.outbox.popleft()]
-                continue
-            count = peer.connection.send(peer.begun[0])
-            peer.moved_s = time.monotonic()
-            peer.begun[0] = peer.begun[0][count:]
-            if not peer.begun[0]:
-                peer.begun.pop(0)
-
-    def _hang_up(self, peer: _Peer, why: str | None) -> None:
-        """Close a connection; `why` is None where we end it."""
-        self._selector.unregister(peer.connection)
-        peer.connection.close()
-        with self._lock:
-            self._peers.remove(peer)
-            self.dropped += peer.pending
-            if why is not None:
-                self.lost += 1
-        if time.monotonic() - peer.since_s > _LONGEST_PAUSE_S:
-            self._pause_s = 0.0
-        if why is not None:
+            why = error.strerror or str(error)
+        finally:
+            peer.hang_up()
+            listening.join()
+            peer.connection.close()
+            with self._lock:
+                self._peers.remove(peer)
+                self.dropped += begun + peer.results.abandon()
+                self.lost += not self._closing.is_set()
+            peer.gone.set()
+        if not self._closing.is_set():
             self._warn(f"lost a connection ({why}), {self.lost} so far")
+
+    def _throw_away(self, peer: _Peer) -> None:
+        """Read what a peer says until it leaves, which also ends the sending."""
+        with suppress(OSError):
+            while True:
+                with suppress(TimeoutError):  # it need not say anything
+                    if not peer.connection.recv(1 << 16):
+                        break
+        with self._lock:
+            self.dropped += peer.results.abandon()
