@@ -155,8 +155,9 @@ class Viewer:
         self._recent.append(result.frame)
         self._last = result, tuple(self._recent)
         if self._pages:
+            shown = self._show(*self._last)
             with suppress(RuntimeError):  # as above
-                self._loop.call_soon_threadsafe(self._spread, self._show(*self._last))
+                self._loop.call_soon_threadsafe(self._spread, shown)
 
     def _show(self, result: Result, frames: tuple[Frame, ...]) -> _Shown:
         message = frame_message(result, self._state(), show_outside=self._show_outside)
