@@ -53,6 +53,7 @@ class Source(Protocol):
         name: to show; never holds patient text.
         live: the newest frame wins; otherwise every frame is looked at.
         rate_hz: frames a second where known.
+        video: a recording, whose region is looked for beforehand; others leave it out.
         playback: how a paced recording is paused and moved; others may leave it out.
         lost: how often the connection was lost; those without one may leave it out.
     """
