@@ -1,12 +1,15 @@
 import re
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from sonodetr.evaluation.kept import Kept
 from sonodetr.evaluation.matches import Matches
-from sonodetr.experiment import charts
+from sonodetr.experiment import charts, pictures
 from sonodetr.experiment.pictures import worst_frames
 from sonodetr.experiment.report import write_report
 from sonodetr.experiment.story import (
@@ -17,6 +20,8 @@ from sonodetr.experiment.story import (
     markdown,
     result_table,
 )
+from sonodetr.files import InputError
+from sonodetr.formats import read
 
 
 @pytest.fixture(scope="session")
@@ -185,6 +190,25 @@ def test_worst_frames_by_hand():
     kept = Kept(recording, np.array([5, 6, 5, 6]), recording, "recording", 0.5, matches, None)
     assert worst_frames(kept, 7) == [("b", 6, "1 missed, 1 wrong"), ("a", 6, "1 missed")]
     assert worst_frames(kept, 1) == [("b", 6, "1 missed, 1 wrong")]
+
+
+def test_labels_out_of_sight_make_no_picture(needles, monkeypatch):
+    batch = SimpleNamespace(targets=[SimpleNamespace(boxes_cxcywh=torch.zeros(0, 4))])
+    monkeypatch.setattr(pictures, "_maps", lambda *_: (batch, None, None))
+    video = read(needles / "test")[0]
+    with pytest.raises(InputError, match="clip0: its labels lie outside of what the models see"):
+        pictures._attention_sheet(Path("teacher"), {"plain": Path("run")}, video)
+
+
+def test_a_table_has_columns_of_tips_where_any_row_has_some():
+    rows = [made_row("plain", 0.3, 0.3), made_row("good", 0.3, 0.3)]
+    tips = {"seeds": [2.5], "mean": 2.5, "deviation": None, "low": 1.0, "high": 4.0}
+    both = {"tip_within_3_mm": tips, "tip_error_median_mm": tips}
+    rows[1]["tests"]["new"]["figures"] |= both
+    text = markdown(result_table(small([], rows)))
+    assert "| tip error, mm |" in text
+    assert "2.50 (1.00 to 4.00) |" in text
+    assert text.count("undefined") == 2
 
 
 def test_pictures_say_when_the_data_is_gone(collected, tmp_path):

@@ -1,5 +1,6 @@
 """What can be done when, which number is chosen, where runs lie, and who has them."""
 
+import fcntl
 import json
 import threading
 
@@ -146,6 +147,8 @@ def test_a_run_that_another_has_is_left_to_it(make):
         assert experiment.state(unit) == "running"
         with work.held(experiment._lock(run)) as second:
             assert not second
+    with work.held(experiment._lock(run), fcntl.LOCK_SH):  # as one who looks
+        assert experiment.state(unit) == "ready"
     assert experiment.state(unit) == "ready"
 
 

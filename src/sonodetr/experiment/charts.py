@@ -10,7 +10,7 @@ from sonodetr.experiment.story import (
     ResultRow,
     Results,
     capital,
-    find_row,
+    compared_rows,
     headline,
     latency_ms,
     main_test,
@@ -125,11 +125,11 @@ def by_recording(results: Results, comparison: Mapping[str, Any]) -> str | None:
     axes.axhline(0, color=INK, linewidth=1)
     axes.set_xticks([])
     axes.grid(visible=False, axis="x")
-    row = find_row(results, comparison["queries"], comparison["method"])
+    row, reference = compared_rows(results, comparison)
     better, worse = int((values > 0).sum()), int((values < 0).sum())
     return chart(
         axes,
-        f"{capital(name_of(results, row))} against {comparison['against']} in each recording with "
+        f"{capital(name_of(results, row))} against {reference['method']} in each recording with "
         f"objects of the part {main_test(results)!r}, mean over seeds: better in {better}, worse "
         f"in {worse}, the same in {len(values) - better - worse}.",
     )
@@ -138,7 +138,7 @@ def by_recording(results: Results, comparison: Mapping[str, Any]) -> str | None:
 def recording_gains(results: Results, comparison: Mapping[str, Any]) -> dict[str, float]:
     """Key of a recording -> mean AP gained in it, where it has objects."""
     test = results["tests"][0]
-    pair = (find_row(results, comparison["queries"], comparison[e]) for e in ("method", "against"))
+    pair = compared_rows(results, comparison)
     aps = (row["tests"][test["name"]]["recordings"] for row in pair)
     return {
         key: ap - other

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from sonodetr.experiment.measure import part_path
 from sonodetr.experiment.plan import Plan, Unit
 from sonodetr.experiment.results import Row
 from sonodetr.experiment.work import Experiment
@@ -18,20 +19,16 @@ def check_test_parts(plan: Plan) -> None:
     """
     data = plan.data().path
     for part in plan.test.values():
-        known = part in (*PARTS, "all") or data.startswith("simulator:")
-        if not known and not Path(data, part).is_dir():
+        folder = part_path(data, part)
+        if folder != data and not Path(folder).is_dir():
             raise InputError(
-                f"test part {part!r}: {Path(data, part)}: no such folder; make it, or name "
+                f"test part {part!r}: {folder}: no such folder; make it, or name "
                 f"{', '.join(PARTS)} or a folder in {data}"
             )
 
 
 def trained_rows(experiment: Experiment) -> list[Row]:
-    """What `results.collect` wants to know: teachers that can be measured, then the methods.
-
-    Args:
-        experiment: all of whose runs are trained.
-    """
+    """Of an experiment that is all trained: teachers that can be measured, then its methods."""
     plan = experiment.plan
     teachers = {name: experiment.teacher(name) for name in plan.teachers}
     rows = [
@@ -50,11 +47,7 @@ def trained_rows(experiment: Experiment) -> list[Row]:
 
 def chosen_at_an_end(experiment: Experiment) -> list[str]:
     """A line for every number that was chosen at an end of what was tried: a better one may lie
-    beyond.
-
-    Args:
-        experiment: all of whose runs are trained.
-    """
+    beyond."""
     lines = []
     for name, method in experiment.plan.methods.items():
         numbers = [each for each in method.values if isinstance(each, int | float)]

@@ -17,10 +17,6 @@ def latencies(out: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
     Networks of one shape take the same time whatever they have learnt, so one timed run of each
     shape is enough.
 
-    Args:
-        out: folder of the experiment.
-        runs: one a row.
-
     Returns:
         A row for each timed configuration: `rows` (which of `runs`, by number), `runtime`,
         `precision`, `threads`, `image_size` and `p50_ms`, `p99_ms` of a whole frame.

@@ -15,6 +15,11 @@ from sonodetr.types import PARTS
 MEASURED = "measured.json"
 
 
+def part_path(data: str, part: str) -> str:
+    """Where a part of the data is read: with all of its division, or in a folder of its own."""
+    return data if part in (*PARTS, "all") else f"{data}/{part}"
+
+
 def measure(run_folder: Path, data: DataConfig, part: str) -> Kept:
     """What a run's best weights found on a part of the data.
 
@@ -35,8 +40,9 @@ def measure(run_folder: Path, data: DataConfig, part: str) -> Kept:
     weights = run_folder / WEIGHTS
     if not weights.is_file():
         raise InputError(f"{run_folder}: has no {WEIGHTS}; finish its training first")
-    own = part in PARTS or part == "all"
-    path, images = (data.path, data.images) if own else (f"{data.path}/{part}", "")
+    path = part_path(data.path, part)
+    own = path == data.path
+    images = data.images if own else ""
     folder = run_folder / f"evaluation-{part}"
     stamp = {
         "weights_sha256": sha256(weights),

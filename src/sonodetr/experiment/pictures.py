@@ -20,7 +20,16 @@ from sonodetr.draw import Picture, Sheet, grid
 from sonodetr.evaluation.evaluate import detect
 from sonodetr.evaluation.kept import Kept, read_kept
 from sonodetr.experiment.charts import recording_gains
-from sonodetr.experiment.story import Results, find_row, headline, main_test, name_of, signed
+from sonodetr.experiment.measure import part_path
+from sonodetr.experiment.story import (
+    Results,
+    compared_rows,
+    find_row,
+    headline,
+    main_test,
+    name_of,
+    signed,
+)
 from sonodetr.files import InputError
 from sonodetr.formats import read
 from sonodetr.model.tensors import Batch, Grid
@@ -30,7 +39,7 @@ from sonodetr.training.pictures import draw_found
 from sonodetr.training.run import load_run
 from sonodetr.training.start import common_clip
 from sonodetr.training.teachers import open_teacher
-from sonodetr.types import PARTS, Video
+from sonodetr.types import Video
 
 _FRAMES = 4  # of a recording
 _FAILURES = 6
@@ -38,11 +47,9 @@ _HEAD_PX = 30
 
 
 def attention_parts(results: Results, runs: Path) -> list[str]:
-    """Teacher's and students' attention through the recording that gains most, and that loses most.
+    """Teacher's and students' attention through the recordings that gain most and least.
 
-    Args:
-        results: of the experiment.
-        runs: folder that the names of its runs are relative to.
+    The names of runs are relative to the folder `runs`.
 
     Raises:
         InputError: a run or the data is gone.
@@ -51,7 +58,7 @@ def attention_parts(results: Results, runs: Path) -> list[str]:
     gains = recording_gains(results, best) if best else {}
     if best is None or not gains:
         return [report.paragraph("No method with a teacher was compared with the baseline.")]
-    row, plain = (find_row(results, best["queries"], best[key]) for key in ("method", "against"))
+    row, plain = compared_rows(results, best)
     teacher = runs / find_row(results, None, row["teacher"])["runs"][0]
     students = {each["method"]: runs / each["runs"][0] for each in (plain, row)}
     videos = _videos(results)
@@ -76,9 +83,7 @@ def attention_parts(results: Results, runs: Path) -> list[str]:
 def failure_parts(results: Results, runs: Path) -> list[str]:
     """The frames in which the best method is most wrong, each from another recording.
 
-    Args:
-        results: of the experiment.
-        runs: folder that the names of its runs are relative to.
+    The names of runs are relative to the folder `runs`.
 
     Raises:
         InputError: the run or the data is gone.
@@ -86,7 +91,7 @@ def failure_parts(results: Results, runs: Path) -> list[str]:
     best = headline(results)
     if best is None:
         return [report.paragraph("Nothing was compared with the baseline.")]
-    row = find_row(results, best["queries"], best["method"])
+    row, _ = compared_rows(results, best)
     run, part = runs / row["runs"][0], results["tests"][0]["part"]
     worst = worst_frames(read_kept(run / f"evaluation-{part}" / "matches.npz"), _FAILURES)
     if not worst:
@@ -138,16 +143,15 @@ def _taught(results: Results) -> Mapping[str, Any] | None:
         each
         for each in ([best] if best else []) + compared
         if each["against"] == results["baseline"]
-        and find_row(results, each["queries"], each["method"])["teacher"] in measured
+        and compared_rows(results, each)[0]["teacher"] in measured
     )
     return next(candidates, None)
 
 
 def _videos(results: Results) -> dict[str, Video]:
     """The recordings of the main test part, by key."""
-    part = results["tests"][0]["part"]
-    own = part in PARTS or part == "all"
-    return {video.key: video for video in read(results["data"] + ("" if own else f"/{part}"))}
+    path = part_path(results["data"], results["tests"][0]["part"])
+    return {video.key: video for video in read(path)}
 
 
 def _attention_sheet(teacher: Path, students: Mapping[str, Path], video: Video) -> Picture:

@@ -6,6 +6,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sonodetr.experiment.statistics import LEVEL
 from sonodetr.report import Cell, interval
 
@@ -35,6 +37,14 @@ def find_row(results: Results, queries: str | None, method: str) -> ResultRow:
     return next(rows)
 
 
+def compared_rows(results: Results, comparison: Mapping[str, Any]) -> tuple[ResultRow, ResultRow]:
+    """The rows of a method and of what it is compared with."""
+    method, against = (
+        find_row(results, comparison["queries"], comparison[key]) for key in ("method", "against")
+    )
+    return method, against
+
+
 def kinds_of_queries(results: Results) -> list[str]:
     """In the order of the rows, without teachers."""
     kinds = dict.fromkeys(row["queries"] for row in results["rows"])
@@ -59,19 +69,12 @@ def headline(results: Results) -> Mapping[str, Any] | None:
     It is chosen before the test part has a say, so that the best of many does not look better than
     it is. None where nothing is compared with the baseline.
     """
-    compared = [
-        each
-        for each in results["comparisons"][main_test(results)]
-        if each["against"] == results["baseline"]
-        and find_row(results, each["queries"], each["method"])["labels"]
-        == find_row(results, each["queries"], each["against"])["labels"]
-    ]
-
-    def validation(comparison: Mapping[str, Any]) -> float:
-        row = find_row(results, comparison["queries"], comparison["method"])
-        return sum(row["validation_ap"]) / len(row["validation_ap"])
-
-    return max(compared, key=validation, default=None)
+    compared = []
+    for each in results["comparisons"][main_test(results)]:
+        row, reference = compared_rows(results, each)
+        if each["against"] == results["baseline"] and row["labels"] == reference["labels"]:
+            compared.append((np.mean(row["validation_ap"]), each))
+    return max(compared, key=itemgetter(0), default=(None, None))[1]
 
 
 def answer(results: Results) -> list[str]:
@@ -79,7 +82,7 @@ def answer(results: Results) -> list[str]:
     test, best = main_test(results), headline(results)
     if best is None:
         return ["Nothing was compared with the baseline."]
-    pair = [find_row(results, best["queries"], best[key]) for key in ("method", "against")]
+    pair = compared_rows(results, best)
     method, baseline = (name_of(results, row) for row in pair)
     ap, baseline_ap = (row["tests"][test]["figures"]["ap"]["mean"] for row in pair)
     telling = best["verdict"] in _KINDS
@@ -131,26 +134,31 @@ def facts(results: Results) -> list[str]:
 def result_table(results: Results) -> Table:
     """A row a method: AP on every part, difference to the first reference, and more of the main."""
     first, *others = (test["name"] for test in results["tests"])
-    columns: dict[str, Callable[[ResultRow], Cell]] = {
-        "AP": lambda row: _figure(row, first, "ap", spread=True),
-        "difference": lambda row: _difference_cell(results, row, first),
-        "teacher's lead closed": lambda row: _closed_cell(_reference(results, row, first)),
-        "AP50": lambda row: _figure(row, first, "ap50"),
-    }
-    if any("tip_within_3_mm" in row["tests"][first]["figures"] for row in results["rows"]):
-        columns["tip within 3 mm"] = lambda row: _figure(row, first, "tip_within_3_mm", _percent)
-        columns["tip error, mm"] = lambda row: _figure(
-            row, first, "tip_error_median_mm", "{:.2f}".format
-        )
-    for other in others:
-        columns[f"AP, {other}"] = lambda row, other=other: _figure(row, other, "ap")  # type: ignore[misc]
+    tips = any("tip_within_3_mm" in row["tests"][first]["figures"] for row in results["rows"])
     times = [latency_ms(results, row) for row in results["rows"]]
-    if any(times):
-        columns["ms a frame"] = lambda row: _latency_cell(results, row)
-    rows = [
-        (row["queries"], (Cell(row["method"]), *(make(row) for make in columns.values())))
-        for row in results["rows"]
-    ]
+    rows = []
+    for row, time in zip(results["rows"], times, strict=True):
+        compared = _reference(results, row, first)
+        cells = [
+            Cell(row["method"]),
+            _figure(row, first, "ap", spread=True),
+            _difference_cell(compared, results["baseline"]),
+            _closed_cell(compared),
+            _figure(row, first, "ap50"),
+        ]
+        if tips:
+            cells.append(_figure(row, first, "tip_within_3_mm", _percent))
+            cells.append(_figure(row, first, "tip_error_median_mm", "{:.2f}".format))
+        cells += [_figure(row, other, "ap") for other in others]
+        if any(times):
+            cells.append(Cell("" if time is None else f"{time[0]:.2f}"))
+        rows.append((row["queries"], tuple(cells)))
+    head = (
+        *("method", "AP", "difference", "teacher's lead closed", "AP50"),
+        *(("tip within 3 mm", "tip error, mm") if tips else ()),
+        *(f"AP, {other}" for other in others),
+        *(("ms a frame",) if any(times) else ()),
+    )
     measured_with = sorted({time[1] for time in times if time is not None})
     caption = (
         f"On the part {first!r}: mean over seeds ± their standard deviation, and the 95% interval "
@@ -158,7 +166,7 @@ def result_table(results: Results) -> Table:
         "orange where they are distinguishable from zero after correction."
         + (f" Time of a frame: {'; '.join(measured_with)}." if measured_with else "")
     )
-    return Table(("method", *columns), _grouped(results, rows), caption)
+    return Table(head, _grouped(results, rows), caption)
 
 
 def comparison_table(results: Results, test: str) -> Table:
@@ -261,12 +269,11 @@ def _figure(
     return Cell(text, "" if of["low"] is None else _range(of, show))
 
 
-def _difference_cell(results: Results, row: ResultRow, test: str) -> Cell:
-    compared = _reference(results, row, test)
+def _difference_cell(compared: Mapping[str, Any] | None, baseline: str) -> Cell:
     if compared is None:
         return Cell("")
     note = _range(compared["difference"], signed)
-    if compared["against"] != results["baseline"]:
+    if compared["against"] != baseline:
         note += f"\nto {compared['against']}"
     kind = _KINDS.get(compared["verdict"], "")
     return Cell(signed(compared["difference"]["value"]), note, kind)
@@ -280,11 +287,6 @@ def _closed_cell(compared: Mapping[str, Any] | None) -> Cell:
         return Cell("no lead")
     note = "no bounds" if closed["low"] is None else _range(closed, _percent)
     return Cell(_percent(closed["value"]), note)
-
-
-def _latency_cell(results: Results, row: ResultRow) -> Cell:
-    timed = latency_ms(results, row)
-    return Cell("") if timed is None else Cell(f"{timed[0]:.2f}")
 
 
 def capital(text: str) -> str:

@@ -62,12 +62,7 @@ class Run:
 
 
 class Experiment:
-    """The runs of a plan below a folder.
-
-    Args:
-        plan: what is to be trained.
-        out: folder that may be shared by several experiments.
-    """
+    """The runs of a plan below a folder, which several experiments may share."""
 
     def __init__(self, plan: Plan, out: Path) -> None:
         self.plan, self.out = plan, out
@@ -119,7 +114,8 @@ class Experiment:
             return "done"
         if not self._lock(run).exists():
             return "ready"
-        with held(self._lock(run)) as free:
+        # Shared, so that one who looks is not taken by another for one who trains.
+        with held(self._lock(run), fcntl.LOCK_SH) as free:
             return "ready" if free else "running"
 
     def tuned(self, queries: str, method: str) -> JsonValue:
@@ -265,12 +261,12 @@ def _word(value: JsonValue) -> str:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[bool]:
+def held(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[bool]:
     """Hold a lock that ends with the process; False: another has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
         else:
