@@ -7,9 +7,7 @@ Applied Statistics 2007):
 - **recordings** with replacement (all recordings of a patient together), as many as there are, and
   *the same ones for every run*, so that what makes a recording easy or hard for all cancels;
 - **seeds** with replacement, *for each method by itself*: two trainings of one seed share nothing
-  but the order of their data. One fewer is drawn than there are, which makes the variance of the
-  mean of few seeds come out right (Rao and Wu, "Resampling inference with complex survey data",
-  JASA 1988): drawing all n of them would give (n - 1) / n of it, a third too little for 3 seeds.
+  but the order of their data (see `seed_shares`).
 
 AP is counted anew from every draw of recordings, run by run, and then averaged over the seeds.
 """
@@ -36,14 +34,10 @@ def seed_shares(
 ) -> Float64[np.ndarray, "resamples seeds"]:
     """How much each seed counts in the mean of each resample; the rows sum to 1.
 
-    With n seeds n - 1 are drawn with replacement, so that the mean of the drawn values varies as
-    the mean of n independent seeds does: s² / n. With one seed nothing can be drawn: its spread is
-    not in any interval, which a report must say.
-
-    Args:
-        num_seeds: finished trainings.
-        resamples: number of draws.
-        name: of the method; another name, other draws.
+    Of n seeds n - 1 are drawn with replacement, so that the mean of the drawn values varies as the
+    mean of n independent seeds does: s² / n (Rao and Wu, "Resampling inference with complex survey
+    data", JASA 1988). With one seed nothing can be drawn: its spread is not in any interval, which
+    a report must say. Another `name` of a method makes other draws.
 
     >>> seed_shares(1, 2, "plain").tolist()
     [[1.0], [1.0]]
@@ -92,7 +86,7 @@ def estimate(
     Args:
         per_seed: the figure of each run.
         drawn: the same on drawn recordings; the same ones in a row for all runs of all methods.
-        name: of the method, for the draws of its seeds.
+        name: of the method (see `seed_shares`).
 
     >>> estimate([0.2, 0.4], np.array([[0.1, 0.3]]), "plain").value
     0.30000000000000004
