@@ -9,7 +9,7 @@ from tiny_plans import write_data, write_plan
 
 from sonodetr.config_file import dump_config
 from sonodetr.experiment import work
-from sonodetr.experiment.finish import chosen_at_an_end, trained_rows
+from sonodetr.experiment.finish import check_test_parts, chosen_at_an_end, trained_rows
 from sonodetr.experiment.plan import Unit, load_plan
 from sonodetr.experiment.view import View, epochs_done, list_units, print_units
 from sonodetr.experiment.work import Experiment, Waiting
@@ -231,6 +231,13 @@ def test_yes_and_no_have_no_end(make):
 
 
 RATES = {"train.learning_rate": [2e-3, 1e-3, 3e-3]}
+
+
+def test_a_folder_to_test_on_must_be_there(make):
+    shifted = {"test": {"shifted": "shifted"}, "teachers": {}, "methods": {"plain": {}}}
+    with pytest.raises(InputError, match="test part 'shifted': .*/data/shifted: no such folder"):
+        check_test_parts(make(**shifted).plan)
+    check_test_parts(make(changes={"data.path": "simulator:needle-small"}, **shifted).plan)
 
 
 def test_what_is_reported_of_a_finished_experiment(make, tmp_path):

@@ -20,7 +20,7 @@ def check_test_parts(plan: Plan) -> None:
     data = plan.data().path
     for part in plan.test.values():
         folder = part_path(data, part)
-        if folder != data and not Path(folder).is_dir():
+        if folder != data and not data.startswith("simulator:") and not Path(folder).is_dir():
             raise InputError(
                 f"test part {part!r}: {folder}: no such folder; make it, or name "
                 f"{', '.join(PARTS)} or a folder in {data}"
