@@ -235,7 +235,7 @@ RATES = {"train.learning_rate": [2e-3, 1e-3, 3e-3]}
 
 def test_a_folder_to_test_on_must_be_there(make):
     shifted = {"test": {"shifted": "shifted"}, "teachers": {}, "methods": {"plain": {}}}
-    with pytest.raises(InputError, match="test part 'shifted': .*/data/shifted: no such folder"):
+    with pytest.raises(InputError, match=r"test part 'shifted': .*/data/shifted: no such folder"):
         check_test_parts(make(**shifted).plan)
     check_test_parts(make(changes={"data.path": "simulator:needle-small"}, **shifted).plan)
 
