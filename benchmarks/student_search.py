@@ -44,13 +44,10 @@ CANDIDATES = {
         "model.num_heads=2",
         "model.feedforward_dim=64",
     ),
-    "1 encoder layer, 96 wide": (ONE, "model.hidden_dim=96", "model.feedforward_dim=192"),
     "1 encoder layer, a third stage of 2 blocks": (ONE, "model.backbone.depths=[1, 1, 2, 1]"),
     "1 encoder layer, backbone of 24": (ONE, "model.backbone.width=24"),
     "1 encoder layer, backbone of 32": (ONE, "model.backbone.width=32"),
-    "1 encoder layer, stride 32": (ONE, "model.backbone.stride=32"),
     "backbone of 32": ("model.backbone.width=32",),
-    "EfficientNet-Lite0 below": ("model.backbone={name: efficientnet_lite0}",),
 }
 
 

@@ -161,6 +161,12 @@ def test_tables_by_hand():
     assert "1 comparison, at 0.05" in text
 
 
+def test_differences_that_are_all_zero_are_drawn_at_zero():
+    results = small([comparison("good", 0.0, 0.0, 0.0, 1.0)], ROWS[:2])
+    drawn = comparison_table(results, "new").rows[-1][1]
+    assert 'cx="100.0"' in drawn.drawing
+
+
 def test_families_of_few_labels():
     rows = [*ROWS, made_row("good, 25% of labels", 0.3, 0.9, labels=0.25)]
     families = charts.label_families(small([], rows))

@@ -1,6 +1,6 @@
 """The report of an experiment: an HTML page that needs nothing else, and its tables in Markdown."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import yaml
@@ -25,7 +25,7 @@ from sonodetr.files import InputError, write_text
 PAGE, TEXT = "report.html", "report.md"
 
 
-def write_report(results: Results, out: Path) -> Path:
+def write_report(results: Results, out: Path, more: Sequence[report.Section] = ()) -> Path:
     """Write `out / "report.html"` and `out / "report.md"`.
 
     Pictures need the runs, whose names are relative to `out`, and the data; they are left out where
@@ -34,6 +34,7 @@ def write_report(results: Results, out: Path) -> Path:
     Args:
         results: what `results.collect` made, or results.json holds.
         out: folder of results.json.
+        more: sections at the end of the page.
 
     Returns:
         The page.
@@ -48,6 +49,7 @@ def write_report(results: Results, out: Path) -> Path:
         report.Section("Attention", _pictures(attention_parts, results, out)),
         report.Section("Worst failures", _pictures(failure_parts, results, out)),
         report.Section("Run it again", _again(results)),
+        *more,
     ]
     report.write_page(
         out / PAGE,

@@ -172,9 +172,8 @@ def result_table(results: Results) -> Table:
 def comparison_table(results: Results, test: str) -> Table:
     """A row for each comparison on a part, drawn and in figures."""
     compared = results["comparisons"][test]
-    reach = max(
-        (abs(each["difference"][e]) for each in compared for e in ("low", "high")), default=1
-    )
+    bounds = [abs(each["difference"][end]) for each in compared for end in ("low", "high")]
+    reach = max(bounds, default=0) or 1.0  # of trainings too short to find anything all are zero
     rows = []
     for each in compared:
         gain, kind = each["difference"], _KINDS.get(each["verdict"], "")

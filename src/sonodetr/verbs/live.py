@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import webbrowser
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,6 +63,9 @@ def live(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="port of the viewer; 0 takes a free one")
     ] = 8765,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="open the viewer's page in the browser of this machine")
+    ] = False,
     threshold: Threshold = None,
     region: RegionText = "",
     show_outside: ShowOutside = False,
@@ -88,6 +92,7 @@ def live(
     \b
     Examples:
       sonodetr live exported/nano igtl://scanner:18944
+      sonodetr live nano simulator:7 --open
       sonodetr live exported/nano camera:0 --sink found.jsonl --sink found.mp4 --track
       sonodetr live runs/nerves needle.mp4 --no-viewer --fast --sink found.jsonl --json -
     """
@@ -122,6 +127,8 @@ def live(
             stack.callback(page.close)
             sinks.append(page)
             print(f"sonodetr: watch it at {page.url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+            if open_page:
+                webbrowser.open(page.url)
         tracker = None
         if track:
             from sonodetr.stream.track import Tracker
@@ -229,7 +236,7 @@ def _warnings(counts: dict[str, Any], source: str) -> list[str]:
     warnings = []
     if counts["captured"] and counts["region"] == "whole frame":
         warnings.append(
-            f"no ultrasound region in {source}: whole frames are shown, names may be visible; "
+            f"whole frames of {source} are looked at and shown, names may be visible; "
             "give --region x0,y0,x1,y1"
         )
     failed = {name: sink["error"] for name, sink in counts["sinks"].items() if sink["error"]}
