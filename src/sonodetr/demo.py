@@ -67,24 +67,25 @@ def demo_plan(data: Path) -> Plan:
         "data.split": {"by_folder": True, "similarity": 1.0},
         "model.points": True,
         "model.num_queries": 16,
-        "train.batch_size": 16,
     }
     return Plan(
         name="demo",
         question="Does a teacher help a small student to find a needle in simulated ultrasound?",
         student="tiny",
         changes=common
-        | {"train.epochs": 20, "train.validate_epochs": 5, "distill.encoder.weight": 0},
+        | {"train.epochs": 10, "train.validate_epochs": 5, "distill.encoder.weight": 0},
         teachers={
             "large": TeacherPlan(
                 config="teacher-2d",
-                changes=common | {"train.epochs": 12, "train.validate_epochs": 4},
+                changes=common
+                | {"train.epochs": 12, "train.validate_epochs": 4, "train.batch_size": 16},
             )
         },
         methods={
             "plain": MethodPlan(),
             "distilled": MethodPlan(
-                teacher="large", changes={"distill.encoder.weight": 10, "distill.cells.weight": 0.1}
+                teacher="large",
+                changes={"distill.encoder.weight": 10, "distill.detections.weight": 3},
             ),
         },
         baseline="plain",

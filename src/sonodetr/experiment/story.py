@@ -114,11 +114,13 @@ def facts(results: Results) -> list[str]:
     """What a reader must know to judge the figures."""
     test = results["tests"][0]
     seeds = len(results["seeds"])
+    tuned = "Nothing was tuned"
+    if results["tried"]:
+        tuned = f"{results['tried']} configurations were tried on validation data, first seed"
     lines = [
         f"{test['frames']} labelled frames with {test['objects']} objects in {test['units']} "
         f"{test['unit']}s that no training saw; {seeds} seed{'s' * (seeds > 1)} a method.",
-        f"{results['tried']} configurations were tried on validation data with the first seed; the "
-        "test parts were looked at once, when everything was trained.",
+        f"{tuned}; the test parts were looked at once, when everything was trained.",
         f"Intervals hold 95%, by bootstrap ({test['resamples']} draws): {test['unit']}s are drawn "
         "anew, the same for every run, and seeds within each method. Differences of AP are tested "
         "two-sidedly and corrected after Holm for all comparisons on a part together; other "
