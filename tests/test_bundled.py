@@ -95,3 +95,12 @@ def test_a_bundled_teacher(models, refused, answer, tiny_training, tmp_path):
     answer("distill", tiny_training, *words, "--teacher", "nano", "--out", tmp_path / "runs")
     written = sonodetr.load_config(tmp_path / "runs" / "tiny" / "config.yaml")
     assert written.distill.teacher == str(models / "nano")
+
+
+def test_a_bundled_start(models, refused, answer, tiny_training, tmp_path):
+    said = refused("train", tiny_training, "model.weights=nanno")
+    assert "nanno: no such run folder, and no bundled model; did you mean 'nano'?" in said
+    words = ("train.epochs=1", "data.image_size=[64,96]", "model.weights=nano")
+    answer("train", tiny_training, *words, "--out", tmp_path / "runs")
+    written = sonodetr.load_config(tmp_path / "runs" / "tiny" / "config.yaml")
+    assert written.model.weights == str(models / "nano")

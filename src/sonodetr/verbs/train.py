@@ -41,6 +41,7 @@ def train(
     \b
     Examples:
       sonodetr train nano data.path=my/labels.json name=mine
+      sonodetr train nano data.path=my/labels.json name=mine model.weights=nano
       sonodetr train configs/nerves.yaml
       sonodetr train configs/nerves.yaml train.epochs=10 name=short
       sonodetr train configs/nerves.yaml --resume
@@ -56,7 +57,7 @@ def fit(settings: "Config", out: Path, resume: bool, json_out: str) -> None:
     from sonodetr.training.run import read_info
 
     try:
-        folder = train(_with_teachers_folder(settings), out, resume=resume)
+        folder = train(_with_folders(settings), out, resume=resume)
     except KeyboardInterrupt:
         raise Stopped("go on from the last checkpoint with --resume") from None
     if os.environ.get("RANK", "0") != "0":
@@ -72,10 +73,11 @@ def fit(settings: "Config", out: Path, resume: bool, json_out: str) -> None:
     answer(result, json_out, f"{folder}: trained; try it: sonodetr predict {folder} SOURCE")
 
 
-def _with_teachers_folder(settings: "Config") -> "Config":
-    """The config with the folder of its teacher, who may be named as a bundled model."""
-    if not settings.distill.teacher:
-        return settings
-    teacher = str(model_folder(settings.distill.teacher))
-    distill = settings.distill.model_copy(update={"teacher": teacher})
-    return settings.model_copy(update={"distill": distill})
+def _with_folders(settings: "Config") -> "Config":
+    """The config with folders where bundled models are named: as teacher, or to start from."""
+    distill, model = settings.distill, settings.model
+    if distill.teacher:
+        distill = distill.model_copy(update={"teacher": str(model_folder(distill.teacher))})
+    if model.weights:
+        model = model.model_copy(update={"weights": str(model_folder(model.weights))})
+    return settings.model_copy(update={"distill": distill, "model": model})
