@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sonodetr import report
 from sonodetr.experiment.finish import trained_rows
-from sonodetr.experiment.plan import MethodPlan, Plan, TeacherPlan
+from sonodetr.experiment.plan import Changes, MethodPlan, Plan, TeacherPlan
 from sonodetr.experiment.pool import train_all
 from sonodetr.experiment.report import write_report
 from sonodetr.experiment.results import collect
@@ -60,7 +60,7 @@ def run_demo(out: Path) -> tuple[Path, list[dict[str, Any]]]:
 
 def demo_plan(data: Path) -> Plan:
     """The experiment: presets on small pictures, trained for a few minutes on two cores."""
-    common = {
+    common: Changes = {
         "data.path": str(data),
         "data.image_size": [128, 128],
         "data.region": "full",
