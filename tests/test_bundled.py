@@ -9,8 +9,9 @@ import pytest
 
 import sonodetr
 from sonodetr import bundled
-from sonodetr.bundled import model_folder, model_names, preset_file
+from sonodetr.bundled import MODELS, model_folder, model_names, preset_file
 from sonodetr.files import InputError
+from sonodetr.geometry import box_iou
 
 
 @pytest.fixture
@@ -104,3 +105,20 @@ def test_a_bundled_start(models, refused, answer, tiny_training, tmp_path):
     answer("train", tiny_training, *words, "--out", tmp_path / "runs")
     written = sonodetr.load_config(tmp_path / "runs" / "tiny" / "config.yaml")
     assert written.model.weights == str(models / "nano")
+
+
+@pytest.mark.parametrize("name", ["nano", "tiny"])
+def test_the_package_brings_models_that_find_needles(name):
+    model = sonodetr.load(name)
+    wanted = right = 0
+    for number in range(8):
+        (video,) = sonodetr.read(f"simulator:needle-small/test/{number}")
+        for found in model.predict(video):
+            labels = video.labels[found.frame_index].boxes_xyxy_px
+            wanted += len(labels)
+            if len(labels) and len(found.scores):
+                right += int((box_iou(labels, found.boxes_xyxy_px) > 0.5).any(axis=1).sum())
+    assert wanted == 46
+    assert right > 0.6 * wanted
+    card = (MODELS / name / "README.md").read_text(encoding="utf-8")
+    assert "Not a medical device" in card

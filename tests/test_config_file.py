@@ -31,6 +31,11 @@ def test_file_and_overrides(written):
     assert config.train.batch_size == Config().train.batch_size
 
 
+def test_an_override_may_be_empty(written):
+    path = written("distill: {cache: somewhere}")
+    assert load_config(path, ["distill.cache="]).distill.cache == ""
+
+
 def test_empty_file_is_all_defaults(written):
     assert load_config(written("# nothing\n")) == Config()
 

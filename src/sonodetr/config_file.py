@@ -145,7 +145,7 @@ def _override(values: dict[str, Any], word: str) -> None:
         if not isinstance(place, dict):
             raise InputError(f"{word!r}: {section!r} is a value, not a section")
     try:
-        place[last] = yaml.load(text, _Loader)
+        place[last] = yaml.load(text, _Loader) if text else ""  # YAML calls nothing null
     except yaml.YAMLError:
         raise InputError(f"{word!r}: the value cannot be read; quote it") from None
 
