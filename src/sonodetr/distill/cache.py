@@ -273,7 +273,9 @@ def data_fingerprint(videos: Sequence[Video], samples: Sequence[tuple[int, int]]
 
 def _create(folder: Path, facts: _Facts) -> None:
     """Take the space of all arrays; `cache.json` comes last and makes the folder a cache."""
-    if folder.exists() and not (folder / _CREATING).exists() and any(folder.iterdir()):
+    # One look: in two, another process may begin between them.
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if names and _CREATING not in names:
         raise InputError(f"{folder}: holds other files, not a target cache; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / _CREATING):
