@@ -285,3 +285,15 @@ def test_the_view_tells_of_all_that_happens_whoever_trains(make, capsys):
         f"3 of 4  {folder.name}  validation AP 0.250",
         f"4 of 4  {folder.name}  validation AP 0.250",
     ]
+
+
+def test_a_folder_that_was_renamed_is_refused(make):
+    experiment = make()
+    run = experiment.run(Unit("", "plain", 0, 1e-3))
+    folder = experiment.folder(run)
+    folder.mkdir(parents=True)
+    earlier = run.config.model_copy(update={"name": "earlier"})
+    (folder / "config.yaml").write_text(dump_config(earlier))
+    with pytest.raises(InputError, match=f"{folder.name}: was started with another config"):
+        work.train_run(run, folder)
+    assert not (folder.parent / "earlier").exists()

@@ -206,9 +206,9 @@ def train_run(run: Run, folder: Path) -> None:
     from sonodetr.training.fit import train
 
     begun = (folder / "config.yaml").is_file()  # perhaps with other neutral settings
-    config = (
-        config_from_run(folder) if begun else run.config.model_copy(update={"name": folder.name})
-    )
+    config = config_from_run(folder) if begun else run.config
+    # Whose name is another's would train elsewhere, and be begun here again and again.
+    config = config.model_copy(update={"name": folder.name})
     write_json(folder.with_name(f"{folder.name}.json"), facts_of(run.config, run.teacher))
     with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
         try:
