@@ -74,7 +74,7 @@ def test_the_plans_that_come_along():
         load_plan(f"configs/experiments/{name}.yaml") for name in ("paper", "ablation")
     )
     assert len(paper.seeds) == 5
-    assert paper.configurations_tried == 2 * 4 * 4
+    assert paper.configurations_tried == 4 * 4 + (4 + 3 * 3)  # anchor + learned queries
     assert set(paper.methods) <= set(ablation.methods)
 
 
@@ -139,6 +139,35 @@ def test_mistakes_are_answered_in_one_line(plan, changes, said):
 )
 def test_mistakes_in_a_method(plan, name, method, said):
     refuses(plan(methods={"plain": PLAIN, "attention": TAUGHT, "long": {}} | {name: method}), said)
+
+
+def test_queries_may_need_other_values(plan):
+    rates = {"learned": [1e-4, 2e-4, 4e-4], "anchor": [1e-3]}
+    queries = {"anchor": {}, "learned": {"model.queries": "learned"}}
+    methods = {"plain": {"tune": {"train.learning_rate": rates}}}
+    found = load_plan(plan(queries=queries, methods=methods, teachers={}, seeds=[0]))
+    assert [(unit.queries, unit.value) for unit in found.units()] == [
+        ("anchor", 1e-3),
+        ("learned", 1e-4),
+        ("learned", 2e-4),
+        ("learned", 4e-4),
+    ]
+    assert found.configurations_tried == 4
+    assert found.data() == load_plan(plan(queries=queries)).data()
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ({"anchor": [1e-3]}, "train.learning_rate has no values for queries learned; add them, or"),
+        ({"anchors": [1e-3]}, "train.learning_rate 'anchors' is not among queries; did you mean"),
+        ({"anchor": [], "learned": [1]}, "tune train.learning_rate []: give different values"),
+    ],
+)
+def test_values_are_given_for_all_queries_or_none(plan, rates, said):
+    queries = {"anchor": {}, "learned": {"model.queries": "learned"}}
+    methods = {"plain": {"tune": {"train.learning_rate": rates}}}
+    refuses(plan(queries=queries, methods=methods, teachers={}), said)
 
 
 def test_a_method_stands_beside_one_that_is_tried_wherever_it_is(plan):

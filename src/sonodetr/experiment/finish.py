@@ -50,10 +50,10 @@ def chosen_at_an_end(experiment: Experiment) -> list[str]:
     beyond."""
     lines = []
     for name, method in experiment.plan.methods.items():
-        numbers = [each for each in method.values if isinstance(each, int | float)]
-        if len(numbers) < 2 or isinstance(numbers[0], bool):
-            continue
         for queries in experiment.plan.queries_of(name):
+            numbers = [each for each in method.values(queries) if isinstance(each, int | float)]
+            if len(numbers) < 2 or isinstance(numbers[0], bool):
+                continue
             best = experiment.tuned(queries, name)
             if best in (min(numbers), max(numbers)):
                 where = f"{queries}, {name}" if queries else name

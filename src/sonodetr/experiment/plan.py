@@ -14,6 +14,7 @@ from sonodetr.config_file import load_config, parse_values, read_yaml
 from sonodetr.files import InputError, closest
 
 Changes = dict[str, JsonValue]  # section.key -> value
+Tried = tuple[JsonValue, ...]
 
 
 class TeacherPlan(Section):
@@ -37,8 +38,8 @@ class MethodPlan(Section):
 
     teacher: str = Field("", description="name of a teacher; empty: none")
     takes: tuple[str, ...] = Field((), description="methods whose tuned numbers are used too")
-    tune: dict[str, tuple[JsonValue, ...]] = Field(
-        {}, description="one key and the values tried for it"
+    tune: dict[str, Tried | dict[str, Tried]] = Field(
+        {}, description="one key and the values tried for it, or these by the name of the queries"
     )
     changes: Changes = Field({}, description="to the student's config, as section.key: value")
     queries: tuple[str, ...] = Field((), description="where it is tried; empty: everywhere")
@@ -53,10 +54,13 @@ class MethodPlan(Section):
                 f"tune has {len(self.tune)} keys ({', '.join(self.tune)}) but a method tunes one; "
                 "make a method of each, and let the later ones take the earlier"
             )
-        for key, values in self.tune.items():
-            texts = [json.dumps(value) for value in values]
-            if not texts or len(set(texts)) < len(texts):
-                raise ValueError(f"tune {key} {list(values)}: give different values, one or more")
+        for key, tried in self.tune.items():
+            for values in tried.values() if isinstance(tried, dict) else (tried,):
+                texts = [json.dumps(value) for value in values]
+                if not texts or len(set(texts)) < len(texts):
+                    raise ValueError(
+                        f"tune {key} {list(values)}: give different values, one or more"
+                    )
         return self
 
     @property
@@ -64,10 +68,10 @@ class MethodPlan(Section):
         """What is tuned; empty: nothing."""
         return next(iter(self.tune), "")
 
-    @property
-    def values(self) -> tuple[JsonValue, ...]:
-        """What is tried for it."""
-        return self.tune.get(self.key, ())
+    def values(self, queries: str) -> Tried:
+        """What is tried for it in a setting of the queries."""
+        tried = self.tune.get(self.key, ())
+        return tried[queries] if isinstance(tried, dict) else tried
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,16 @@ class Plan(Section):
         keys = [key for each in (*method.takes, name) for key in self.methods[each].tune]
         if twice := [key for key in keys if keys.count(key) > 1]:
             raise ValueError(f"{where} gets two numbers for {twice[0]}; take or tune only one")
+        if isinstance(tried := method.tune.get(method.key), dict):
+            for queries in tried:
+                _check_known(
+                    f"{where} tune {method.key}", queries, "queries", self.queries_of(name)
+                )
+            if absent := set(self.queries_of(name)) - set(tried):
+                raise ValueError(
+                    f"{where} tune {method.key} has no values for queries "
+                    f"{', '.join(sorted(absent))}; add them, or one list for all"
+                )
         if not method.teacher and method.key.startswith("distill."):
             raise ValueError(f"{where} tunes {method.key} but has no teacher; name one")
 
@@ -167,7 +181,9 @@ class Plan(Section):
     def configurations_tried(self) -> int:
         """How many were compared on validation data, so that readers can judge the luck in it."""
         return sum(
-            len(method.values) * len(self.queries_of(name)) for name, method in self.methods.items()
+            len(method.values(queries))
+            for name, method in self.methods.items()
+            for queries in self.queries_of(name)
         )
 
     def units(self) -> Iterator[Unit]:
@@ -178,7 +194,7 @@ class Plan(Section):
         for queries in self.queries:
             names = [name for name in self.methods if queries in self.queries_of(name)]
             for name in names:
-                for value in self.methods[name].values:
+                for value in self.methods[name].values(queries):
                     yield Unit(queries, name, self.seeds[0], value)
             for seed in self.seeds:
                 for name in names:
@@ -192,8 +208,9 @@ class Plan(Section):
         Raises:
             InputError: a key or value is not allowed.
         """
-        numbers = {key: values[0] for key, values in self.methods[self.baseline].tune.items()}
-        return self.student_config(next(iter(self.queries)), self.baseline, 0, numbers).data
+        queries, baseline = next(iter(self.queries)), self.methods[self.baseline]
+        numbers = {key: baseline.values(queries)[0] for key in baseline.tune}
+        return self.student_config(queries, self.baseline, 0, numbers).data
 
     def teacher_config(self, name: str) -> Config:
         """Of a teacher that is to be trained.
@@ -255,8 +272,10 @@ def _check_configs(plan: Plan, queries: str, name: str) -> None:
     """What is not tuned yet stands at its first value."""
     method = plan.methods[name]
     where = f"method {name!r}" + (f" with queries {queries!r}" if queries else "")
-    taken = {plan.methods[other].key: plan.methods[other].values[0] for other in method.takes}
-    tried = [{method.key: value} for value in method.values] or [{}]
+    taken = {
+        plan.methods[other].key: plan.methods[other].values(queries)[0] for other in method.takes
+    }
+    tried = [{method.key: value} for value in method.values(queries)] or [{}]
     for numbers in tried:
         try:
             config = plan.student_config(queries, name, 0, taken | numbers, method.teacher)

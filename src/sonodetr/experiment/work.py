@@ -124,7 +124,7 @@ class Experiment:
         Raises:
             Waiting: one is not trained.
         """
-        values, seed = self.plan.methods[method].values, self.plan.seeds[0]
+        values, seed = self.plan.methods[method].values(queries), self.plan.seeds[0]
         try:
             folders = [self.trained(Unit(queries, method, seed, value)) for value in values]
         except Waiting:
