@@ -153,6 +153,8 @@ def test_queries_may_need_other_values(plan):
         ("learned", 4e-4),
     ]
     assert found.configurations_tried == 4
+    path = plan(queries=queries, methods=methods, teachers={})
+    assert load_plan(path, ["queries={anchor: {}}"]).configurations_tried == 1
     assert found.data() == load_plan(plan(queries=queries)).data()
 
 
@@ -160,7 +162,7 @@ def test_queries_may_need_other_values(plan):
     ("rates", "said"),
     [
         ({"anchor": [1e-3]}, "train.learning_rate has no values for queries learned; add them, or"),
-        ({"anchors": [1e-3]}, "train.learning_rate 'anchors' is not among queries; did you mean"),
+        ({"anchors": [1], "learned": [1]}, "has no values for queries anchor; add them, or one"),
         ({"anchor": [], "learned": [1]}, "tune train.learning_rate []: give different values"),
     ],
 )

@@ -159,16 +159,12 @@ class Plan(Section):
         keys = [key for each in (*method.takes, name) for key in self.methods[each].tune]
         if twice := [key for key in keys if keys.count(key) > 1]:
             raise ValueError(f"{where} gets two numbers for {twice[0]}; take or tune only one")
-        if isinstance(tried := method.tune.get(method.key), dict):
-            for queries in tried:
-                _check_known(
-                    f"{where} tune {method.key}", queries, "queries", self.queries_of(name)
-                )
-            if absent := set(self.queries_of(name)) - set(tried):
-                raise ValueError(
-                    f"{where} tune {method.key} has no values for queries "
-                    f"{', '.join(sorted(absent))}; add them, or one list for all"
-                )
+        tried = method.tune.get(method.key)
+        if isinstance(tried, dict) and (absent := set(self.queries_of(name)) - set(tried)):
+            raise ValueError(
+                f"{where} tune {method.key} has no values for queries "
+                f"{', '.join(sorted(absent))}; add them, or one list for all"
+            )
         if not method.teacher and method.key.startswith("distill."):
             raise ValueError(f"{where} tunes {method.key} but has no teacher; name one")
 
