@@ -1,19 +1,22 @@
 """Write the tables of README.md and docs/ from the results that are committed.
 
-A page holds `<!-- table docs/results/NAME/results.json -->`, the table, `<!-- end -->`; `answer` in
-place of `table` is the answer of that experiment in sentences. Run it after changing the results.
+A page holds `<!-- table docs/results/NAME/results.json -->`, the table, `<!-- end -->`. In place of
+`table` stands `answer` for the answer of that experiment in sentences, or `models` for a file of
+collect_models.py. Run it after changing the results.
 """
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sonodetr.experiment.story import answer, markdown, result_table
 from sonodetr.files import read_json, write_text
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-_BLOCK = re.compile(r"(<!-- (table|answer) (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- (table|answer|models) (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
@@ -25,11 +28,37 @@ def filled(text: str) -> str:
 
     def fill(match: re.Match[str]) -> str:
         begin, what, path, end = match.groups()
-        results = read_json(ROOT / path)
-        said = markdown(result_table(results)) if what == "table" else " ".join(answer(results))
-        return f"{begin}{said.strip()}{end}"
+        return f"{begin}{_WRITE[what](read_json(ROOT / path)).strip()}{end}"
 
     return _BLOCK.sub(fill, text)
+
+
+def models(results: dict[str, Any]) -> str:
+    """A row a model, with the 95% interval of its AP and the fastest of its timed runtimes."""
+    head = "|M parameters|pictures seen|AP on validation|AP on test|AP50|tip error, mm|ms"
+    rows = [head.split("|"), ["---"] * 8]
+    for model in results["models"]:
+        test, ms = model["test"], [each["model_ms"]["p50"] for each in model["times"]]
+        rows.append(
+            [
+                model["label"],
+                f"{model['parameters'] / 1e6:.2f}",
+                f"{model['pictures_seen']:,}",
+                f"{model['validation_ap']:.3f}",
+                "{value:.3f} ({low:.3f} to {high:.3f})".format(**test["ap"]),
+                f"{test['ap50']['value']:.3f}",
+                f"{test['tip_error_median_mm']['value']:.2f}",
+                f"{min(ms):.2f}",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+_WRITE: dict[str, Callable[[dict[str, Any]], str]] = {
+    "table": lambda results: markdown(result_table(results)),
+    "answer": lambda results: " ".join(answer(results)),
+    "models": models,
+}
 
 
 def main() -> int:
