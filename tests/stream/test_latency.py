@@ -54,6 +54,20 @@ def test_counts(monkeypatch):
     assert counters.snapshot()["frames_per_second"] == pytest.approx(2 / (110 - 99.019), abs=0.01)
 
 
+def test_the_rate_does_not_count_time_that_stood_still(monkeypatch):
+    now_s = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    counters = Counters()
+    for found_s in (0.0, 0.25, 0.5, 60.0, 60.125, 60.25):
+        now_s = found_s
+        counters.found(found_s, found_s, 1 / 8)
+    assert counters.snapshot()["frames_per_second"] == 8.0
+    slow = Counters()
+    for now_s in (0.0, 4.0, 8.0):  # every one is due only after so long
+        slow.found(now_s, now_s, 4.0)
+    assert slow.snapshot()["frames_per_second"] == 0.25
+
+
 def test_what_hangs_is_counted_as_dropped():
     counters = Counters(["file", "viewer"])
     for _ in range(7):

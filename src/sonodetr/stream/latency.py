@@ -93,6 +93,9 @@ class Counters:
             self._found += 1
             self._late += found_s - captured_s > period_s
             self._latencies.add(now_s - captured_s)
+            pause_s = max(_RATE_GAP_S, 2 * period_s)
+            if self._found_at_s and found_s - self._found_at_s[-1] > pause_s:
+                self._found_at_s.clear()  # a recording stood still, or its sender was away
             self._found_at_s.append(found_s)
 
     def delivered(self, sink: str, captured_s: float) -> None:
