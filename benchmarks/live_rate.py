@@ -2,18 +2,21 @@
 
     python benchmarks/live_rate.py --seconds 600 --rate 60 --model exported/nano
     python benchmarks/live_rate.py --seconds 20 --rate 60 --model exported/nano --find-limit
+    python benchmarks/live_rate.py --seconds 60 --rate 60 --model exported/nano --browser
 
 Four processes: `sonodetr live` with its viewer, as a user starts it; a sender that pushes a loop of
 simulated pictures, drawn beforehand, over OpenIGTLink at the rate; a client that reads all that the
-viewer sends; and this one, which watches memory. With --find-limit the rate rises by a tenth until
-frames are dropped. Nothing else should run meanwhile. The last line is JSON:
+viewer sends, or with --browser a headless Chromium that shows its page; and this one, which watches
+memory. With --find-limit the rate rises by a tenth until frames are dropped. Nothing else should
+run meanwhile. The last line is JSON:
 
 - dropped: frames that were captured and not looked at; sent and captured are the same when nothing
   was lost on the way.
 - p50_ms, p99_ms: from the last byte read to the frame's delivery to the viewer, encoded, of the
   last 10,000 frames. found_p99_ms ends when the detections are handed to all sinks.
 - seen_p50_ms, seen_p99_ms: from before the first byte is sent to the last byte of the viewer's
-  message in the client, of all frames.
+  message in the client, of all frames. With --browser instead shown_hz: pictures a second that the
+  page drew, median of what it says each second.
 - limit_hz, drops_at_hz: the highest rate tried without a drop, and the next one.
 - memory_mb: of `sonodetr live` (resident) after a tenth of the time, and at the end.
 """
@@ -28,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -48,6 +52,7 @@ def main() -> None:
     parser.add_argument("--size", default="640x480", help="width x height of the pictures")
     parser.add_argument("--model", help="exported folder  [default: an untrained small one]")
     parser.add_argument("--threads", type=int, default=0, help="as for sonodetr live")
+    parser.add_argument("--browser", action="store_true", help="headless Chromium as the client")
     parser.add_argument("--find-limit", action="store_true", help="raise the rate until it drops")
     options = parser.parse_args()
     width, height = map(int, options.size.split("x"))
@@ -58,7 +63,7 @@ def main() -> None:
         if model is None:
             model = str(folder / "untrained")
             _ended_well(_started(export, folder, Path(model)))
-        words = (model, options.threads, options.seconds)
+        words = (model, options.threads, options.seconds, options.browser)
         result = measure(folder, options.rate, *words)
         if options.find_limit:
             result |= find_limit(result, lambda rate_hz: measure(folder, rate_hz, *words))
@@ -80,7 +85,7 @@ def find_limit(
 
 
 def measure(
-    folder: Path, rate_hz: float, model: str, threads: int, seconds: float
+    folder: Path, rate_hz: float, model: str, threads: int, seconds: float, browser: bool
 ) -> dict[str, Any]:
     """One stream of so many seconds through a process of its own."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -100,8 +105,8 @@ def measure(
     address = re.search(r"http://\S+", said)
     if address is None:
         sys.exit(said + live.communicate()[1])
-    client = _started(watch, folder, address[0].replace("http", "ws"))
-    time.sleep(1.0)
+    client = _started(browse if browser else watch, folder, address[0], seconds)
+    time.sleep(5.0 if browser else 1.0)  # it starts
     sender = _started(send, folder, port, rate_hz, seconds)
     memory_mb = _memory_mb(live, sender, seconds)
     time.sleep(0.5)
@@ -111,9 +116,12 @@ def measure(
         sys.exit(f"sonodetr live failed: {errors}")
     _ended_well(client)
     _ended_well(sender)
-    counts = json.loads(out)
-    sent, seen = np.load(folder / "sent.npy"), np.load(folder / "seen.npy")
-    result = _result(counts, sent, seen, rate_hz) | {"memory_mb": memory_mb}
+    sent = np.load(folder / "sent.npy")
+    result = _result(json.loads(out), sent, rate_hz) | {"memory_mb": memory_mb}
+    if browser:
+        result["shown_hz"] = float(np.median(np.load(folder / "shown.npy")))
+    else:
+        result |= _seen(sent, np.load(folder / "seen.npy"))
     _print_row(result)
     return result
 
@@ -136,15 +144,10 @@ def _resident_mb(process: int) -> float:
     return round(int(match[1]) / 1024, 1)
 
 
-def _result(
-    counts: dict[str, Any], sent: np.ndarray, seen: np.ndarray, rate_hz: float
-) -> dict[str, Any]:
-    """What the counters of the live process, the sender and the client say together."""
+def _result(counts: dict[str, Any], sent: np.ndarray, rate_hz: float) -> dict[str, Any]:
+    """What the counters of the live process and the sender say together."""
     viewer = counts["sinks"]["viewer"]
     periods_behind = (sent[:, 0] - sent[:, 1]) * rate_hz
-    # The client counts frames as the live process does: from the first that arrived.
-    places = seen[:, 0].astype(int)
-    delays_ms = (seen[:, 1] - sent[places, 0]) * 1000
     return {
         "rate_hz": round(rate_hz, 2),
         "sent": len(sent),
@@ -152,15 +155,19 @@ def _result(
         "dropped": counts["dropped"],
         "late": counts["late"],
         "viewer_dropped": viewer["dropped"],
-        "seen": len(seen),
         "p50_ms": viewer["latency_ms"]["p50"],
         "p99_ms": viewer["latency_ms"]["p99"],
         "found_p50_ms": counts["latency_ms"]["p50"],
         "found_p99_ms": counts["latency_ms"]["p99"],
-        "seen_p50_ms": round(float(np.percentile(delays_ms, 50)), 3),
-        "seen_p99_ms": round(float(np.percentile(delays_ms, 99)), 3),
         "held": bool(np.percentile(periods_behind, 99) < MOST_PERIODS_BEHIND),
     }
+
+
+def _seen(sent: np.ndarray, seen: np.ndarray) -> dict[str, Any]:
+    """What the client saw of it, which counts frames as the live process does: from the first."""
+    delays_ms = (seen[:, 1] - sent[seen[:, 0].astype(int), 0]) * 1000
+    p50_ms, p99_ms = np.percentile(delays_ms, (50, 99)).round(3).tolist()
+    return {"seen": len(seen), "seen_p50_ms": p50_ms, "seen_p99_ms": p99_ms}
 
 
 def _print_row(result: dict[str, Any]) -> None:
@@ -242,7 +249,7 @@ def send(folder: Path, port: int, rate_hz: float, seconds: float) -> None:
     np.save(folder / "sent.npy", times_s)
 
 
-def watch(folder: Path, address: str) -> None:
+def watch(folder: Path, address: str, _seconds: float) -> None:
     """Read all that the viewer sends until it ends: the number of each frame, and when it came."""
     from websockets.exceptions import ConnectionClosed
     from websockets.sync.client import connect
@@ -250,7 +257,7 @@ def watch(folder: Path, address: str) -> None:
     from sonodetr.stream.viewer_messages import unpack
 
     seen: list[tuple[int, float]] = []
-    with connect(f"{address}frames", max_size=2**24) as page:
+    with connect(f"{address.replace('http', 'ws')}frames", max_size=2**24) as page:
         try:
             while True:
                 message = page.recv()
@@ -261,6 +268,34 @@ def watch(folder: Path, address: str) -> None:
                     seen.append((header["frame"], now_s))
         except ConnectionClosed:
             np.save(folder / "seen.npy", np.array(seen).reshape(-1, 2))
+
+
+def browse(folder: Path, address: str, seconds: float) -> None:
+    """Show the page in a browser for so long; how many pictures a second it says that it drew."""
+    from websockets.sync.client import connect
+
+    profile, shown = folder / "browser", []
+    words = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+    browser = subprocess.Popen(
+        ["chromium", *words, f"--user-data-dir={profile}", address], stderr=subprocess.DEVNULL
+    )
+    port = profile / "DevToolsActivePort"
+    while not port.is_file():
+        time.sleep(0.1)
+    debugger = f"127.0.0.1:{port.read_text().split()[0]}"
+    with urllib.request.urlopen(f"http://{debugger}/json/list") as answer:
+        page = next(each for each in json.load(answer) if each["type"] == "page")
+    asked = "document.getElementById('rate-here').textContent"
+    question = {"id": 1, "method": "Runtime.evaluate", "params": {"expression": asked}}
+    with connect(page["webSocketDebuggerUrl"], max_size=None, compression=None) as tab:
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            time.sleep(1.0)
+            tab.send(json.dumps(question))
+            shown.append(json.loads(tab.recv())["result"]["result"]["value"])
+    browser.terminate()
+    browser.wait()
+    np.save(folder / "shown.npy", np.array([float(each) for each in shown if each[:1].isdigit()]))
 
 
 if __name__ == "__main__":

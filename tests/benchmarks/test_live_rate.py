@@ -16,7 +16,7 @@ def test_result():
     sent = np.stack((due_s + 0.001, due_s), 1)
     # Frame 2 was dropped, and frame 4 was not seen: 11, 13 and 19 ms after they were sent.
     seen = np.array([[0, 0.012], [1, 0.034], [3, 0.08]])
-    result = live_rate._result(COUNTS, sent, seen, 50.0)
+    result = live_rate._result(COUNTS, sent, 50.0) | live_rate._seen(sent, seen)
     assert (result["sent"], result["captured"], result["dropped"], result["seen"]) == (5, 5, 1, 3)
     assert (result["p50_ms"], result["p99_ms"], result["found_p99_ms"]) == (11.0, 17.0, 7.0)
     assert result["seen_p50_ms"] == pytest.approx(13.0)
@@ -28,7 +28,7 @@ def test_result():
 def test_a_sender_that_is_behind_did_not_hold_the_rate():
     due_s = np.arange(5) / 50
     sent = np.stack((due_s + 0.07, due_s), 1)  # 3.5 periods
-    assert not live_rate._result(COUNTS, sent, np.array([[0, 1.0]]), 50.0)["held"]
+    assert not live_rate._result(COUNTS, sent, 50.0)["held"]
 
 
 @pytest.mark.parametrize(
