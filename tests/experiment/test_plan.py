@@ -74,7 +74,7 @@ def test_the_plans_that_come_along():
         load_plan(f"configs/experiments/{name}.yaml") for name in ("paper", "ablation")
     )
     assert len(paper.seeds) == 5
-    assert paper.configurations_tried == (5 + 4 + 4 + 5) + (4 + 3 + 3 + 3)  # anchor, learned
+    assert paper.configurations_tried == (5 + 4 + 4 + 5) + (1 + 3 + 3 + 3)  # anchor, learned
     assert set(paper.methods) <= set(ablation.methods)
 
 
