@@ -70,12 +70,22 @@ def test_words_change_a_plan(plan):
 
 
 def test_the_plans_that_come_along():
-    paper, ablation = (
-        load_plan(f"configs/experiments/{name}.yaml") for name in ("paper", "ablation")
+    paper, ablation, labels = (
+        load_plan(f"configs/experiments/{name}.yaml") for name in ("paper", "ablation", "labels")
     )
     assert len(paper.seeds) == 5
     assert paper.configurations_tried == (5 + 4 + 4 + 5) + (1 + 3 + 3 + 3)  # anchor, learned
     assert set(paper.methods) <= set(ablation.methods)
+    pictures = set()
+    for name in labels.methods:
+        config = labels.student_config("", name, 0, {})
+        batch = config.train.batch_size
+        if labels.methods[name].teacher and config.data.labelled < 1:
+            batch += config.distill.unlabelled_batch
+        assert batch == 8, name
+        steps = config.train.epochs * 2400 * config.data.labelled / config.train.batch_size
+        pictures.add(steps * batch)
+    assert pictures == {19_200}
 
 
 @pytest.mark.parametrize(
