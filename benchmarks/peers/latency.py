@@ -1,6 +1,6 @@
 """How fast the peers are beside ours: in turns, in one process, same input, runtime and threads.
 
-    benchmarks/peers/.venv/bin/python benchmarks/peers/latency.py --ours exported/nano-256 \
+    benchmarks/peers/.venv/bin/python benchmarks/peers/latency.py --ours nano tiny \
         --out docs/results/peers-latency.json
 
 Weights are random: time does not depend on them. A detection is timed from a grey uint8 picture of
@@ -17,11 +17,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from answers import found_of, graph_cost, network_input
 
+from sonodetr.benchmark.artefacts import artefacts_of
 from sonodetr.benchmark.machine import describe
 from sonodetr.contract import read_contract
 from sonodetr.files import InputError, read_json, write_json
@@ -106,8 +108,7 @@ def ours(folder: Path, side: int, runtime: str, threads: int) -> Detector | None
     contract = read_contract(folder)
     if "detect" not in contract.graphs or contract.clip_frames > 1:
         raise InputError(f"{folder}: is a model of clips; give one of single frames to --ours")
-    # OpenVINO reads ONNX files too, so that one folder serves both.
-    if contract.image_size != (side, side) or (runtime == "onnx" and contract.runtime != "onnx"):
+    if contract.image_size != (side, side) or contract.runtime != runtime:
         return None
     path = folder / contract.graphs["detect"]
     facts = {"name": contract.name, "title": f"SonoDETR {contract.name}", "after the graph": "none"}
@@ -170,12 +171,28 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Time all detectors in every combination asked for, each written as soon as it is done.
 
     Raises:
-        InputError: an exported folder cannot be used, or nothing can be written.
+        InputError: a model cannot be used, or nothing can be written.
     """
     results = read_json(options.out)["results"] if options.out.is_file() else []
     ways = [(s, r, t) for s in options.sizes for r in options.runtimes for t in options.threads]
+    with TemporaryDirectory() as scratch:
+        folders = []
+        for number, model in enumerate(options.ours):
+            own = Path(scratch) / str(number)
+            own.mkdir()
+            made = artefacts_of(model, options.runtimes, options.sizes, own)
+            folders += [each.folder for each in made]
+        return _timed(options, folders, ways, results)
+
+
+def _timed(
+    options: argparse.Namespace,
+    folders: Sequence[Path],
+    ways: Sequence[tuple[int, str, int]],
+    results: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
     for side, runtime, threads in ways:
-        found = [ours(folder, side, runtime, threads) for folder in options.ours]
+        found = [ours(folder, side, runtime, threads) for folder in folders]
         detectors = [detector for detector in found if detector is not None]
         detectors += [peer(name, side, runtime, threads, options.cache) for name in options.peers]
         way = {"side": side, "runtime": runtime, "threads": threads}
@@ -190,7 +207,7 @@ def main() -> None:
     from models import PEERS
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ours", nargs="*", type=Path, default=[], help="exported folders")
+    parser.add_argument("--ours", nargs="*", default=[], help="run or exported folders, or names")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[160, 256], help="multiples of 32")
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
