@@ -1,8 +1,8 @@
 """Write the tables of README.md and docs/ from the results that are committed.
 
 A page holds `<!-- table docs/results/NAME/results.json -->`, the table, `<!-- end -->`. In place of
-`table` stands `answer` for the answer of that experiment in sentences, or `models` for a file of
-collect_models.py. Run it after changing the results.
+`table` stands `answer` for the answer of that experiment in sentences, `models` for a file that
+collect_models.py wrote, `latency` for one of benchmarks/peers/latency.py. Run it when they change.
 """
 
 import re
@@ -16,7 +16,9 @@ from sonodetr.files import read_json, write_text
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-_BLOCK = re.compile(r"(<!-- (table|answer|models) (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(
+    r"(<!-- (table|answer|models|latency) (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL
+)
 
 
 def filled(text: str) -> str:
@@ -54,10 +56,23 @@ def models(results: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def latency(results: dict[str, Any]) -> str:
+    """A table an input size."""
+    sys.path.append(str(ROOT / "benchmarks" / "peers"))
+    from latency import table
+
+    ways = results["results"]
+    return "\n\n".join(
+        f"{side} x {side} pixels:\n\n{table(ways, side)}"
+        for side in sorted({way["side"] for way in ways})
+    )
+
+
 _WRITE: dict[str, Callable[[dict[str, Any]], str]] = {
     "table": lambda results: markdown(result_table(results)),
     "answer": lambda results: " ".join(answer(results)),
     "models": models,
+    "latency": latency,
 }
 
 
