@@ -10,7 +10,7 @@ import pytest
 import sonodetr
 from sonodetr import bundled
 from sonodetr.bundled import MODELS, model_folder, model_names, preset_file
-from sonodetr.files import InputError
+from sonodetr.files import InputError, read_json
 from sonodetr.geometry import box_iou
 
 
@@ -49,6 +49,16 @@ def test_none_is_bundled(monkeypatch, tmp_path):
     assert model_names() == []
     with pytest.raises(InputError, match="nano: no such run folder, and no model is bundled"):
         sonodetr.load("nano")
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_the_data_of_each_is_divided(name):
+    division = read_json(MODELS / name / "split.json")
+    assert {part: len(videos) for part, videos in division.items()} == {
+        "train": 300,
+        "validation": 60,
+        "test": 120,
+    }
 
 
 def test_unknown_preset():

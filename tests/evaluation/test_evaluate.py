@@ -1,6 +1,7 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -74,6 +75,7 @@ class Oracle(Predictor):
 def oracle(monkeypatch):
     known = Oracle()
     monkeypatch.setattr(module, "load", lambda model: known)
+    monkeypatch.setattr(module, "model_folder", Path)
     return known
 
 
@@ -162,6 +164,7 @@ def needles(tmp_path):
 
 def test_instruments(needles, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "load", lambda model: NeedleOracle())
+    monkeypatch.setattr(module, "model_folder", Path)
     result = evaluate("oracle", needles, out=tmp_path / "out")
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == result
     assert result["instruments"]["all"] == {

@@ -1,6 +1,7 @@
 """Models of clips: training, evaluation and a live source show them the same frames."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,6 +208,7 @@ def test_shuffled_past_changes_what_is_found(predictor, videos):
 def test_evaluation_says_which_past(videos, monkeypatch, tmp_path):
     predictor = clip_predictor(clip_config())
     monkeypatch.setattr(module, "load", lambda model: predictor)
+    monkeypatch.setattr(module, "model_folder", Path)
     monkeypatch.setattr(module, "read", lambda path, **options: videos)
     results = {}
     for past in ("real", "frozen", "shuffled"):
@@ -222,6 +224,7 @@ def test_evaluation_says_which_past(videos, monkeypatch, tmp_path):
 def test_a_past_that_the_model_does_not_have(frames, past, videos, monkeypatch, tmp_path):
     predictor = clip_predictor(clip_config("none", frames))
     monkeypatch.setattr(module, "load", lambda model: predictor)
+    monkeypatch.setattr(module, "model_folder", Path)
     monkeypatch.setattr(module, "read", lambda path, **options: videos)
     least = 2 if past == "frozen" else 3
     line = f"--past {past} needs a model of clips of at least {least} frames, .* sees {frames}"

@@ -55,6 +55,7 @@ def run(tiny_run, tmp_path, monkeypatch):
     edit(folder / "run.json", made)
     teacher = {"teacher": "/home/someone/runs/wise", "fingerprint": "fedcba"}
     (folder / "teacher.json").write_text(json.dumps(teacher))
+    (folder / "split.json").write_text('{"train": {"clip": [0]}}')
     evaluation(folder, "test", 0.5)
     evaluation(folder, "shifted", 0.25)
     return folder
@@ -65,7 +66,7 @@ def test_bundled(run, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", words)
     bundle_model.main()
     folder = tmp_path / "models" / "wee"
-    names = ["README.md", "config.yaml", "model.safetensors", "run.json"]
+    names = ["README.md", "config.yaml", "model.safetensors", "run.json", "split.json"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert bundled.model_names() == ["wee"]
     assert sonodetr.load("wee").class_names == ("nerve", "vessel")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sonodetr.bundled import model_folder
 from sonodetr.contract import Interface
 from sonodetr.data.clips import labelled_samples
 from sonodetr.data.splits import select
@@ -76,7 +77,7 @@ def evaluate(
     videos = read(data_path, images=images, on_bad_label=on_bad_label)
     predictor = load(model)
     _check_past(past, predictor.interface.clip_frames)
-    division = _division(Path(model))
+    division = _division(model_folder(model))
     if split != "all" and division is None:
         raise InputError(f"{model}: stores no division of data (split.json); use split 'all'")
     frames = labelled_samples(videos) if split == "all" else select(videos, division or {}, split)
