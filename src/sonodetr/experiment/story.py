@@ -164,8 +164,8 @@ def result_table(results: Results) -> Table:
     measured_with = sorted({time[1] for time in times if time is not None})
     caption = (
         f"On the part {first!r}: mean over seeds ± their standard deviation, and the 95% interval "
-        f"of the mean. Differences are to {results['baseline']!r} unless said otherwise, green or "
-        "orange where they are distinguishable from zero after correction."
+        f"of the mean. Differences are to {results['baseline']!r} unless said otherwise, bold "
+        "where they are distinguishable from zero after correction."
         + (f" Time of a frame: {'; '.join(measured_with)}." if measured_with else "")
     )
     return Table(head, _grouped(results, rows), caption)
@@ -332,11 +332,15 @@ def markdown(table: Table) -> str:
     lines = [_line(head), "|" + "---|" * len(head)]
     for row in table.rows:
         cells = [cell for place, cell in enumerate(row) if place not in drawn]
-        texts = [f"{cell.text} ({cell.note})" if cell.note else cell.text for cell in cells]
+        texts = [_strong(cell) + (f" ({cell.note})" if cell.note else "") for cell in cells]
         if row[0].kind == "group":
             texts = [f"**{row[0].text}**"] + [""] * (len(head) - 1)
         lines.append(_line(texts))
     return "\n".join([*lines, "", table.caption, ""])
+
+
+def _strong(cell: Cell) -> str:
+    return f"**{cell.text}**" if cell.kind in _KINDS.values() else cell.text
 
 
 def _line(texts: Sequence[str]) -> str:
