@@ -1,23 +1,25 @@
 """Write the tables of README.md and docs/ from the results that are committed.
 
 A page holds `<!-- table docs/results/NAME/results.json -->`, the table, `<!-- end -->`. In place of
-`table` stands `answer` for the answer of that experiment in sentences, `models` for a file that
-collect_models.py wrote, `latency` for one of benchmarks/peers/latency.py. Run it when they change.
+`table` stands `answer` for the answer of that experiment in sentences, `gains` for its methods by
+share of labels beside what each is compared to, `models` for a file that collect_models.py wrote,
+`latency` for one of benchmarks/peers/latency.py. Run it when they change.
 """
 
 import re
 import sys
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from sonodetr.experiment.story import answer, markdown, result_table
+from sonodetr.experiment.story import answer, markdown, result_table, signed
 from sonodetr.files import read_json, write_text
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _BLOCK = re.compile(
-    r"(<!-- (table|answer|models|latency) (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL
+    r"(<!-- (table|answer|gains|models|latency) (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL
 )
 
 
@@ -56,6 +58,30 @@ def models(results: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def gains(results: dict[str, Any]) -> str:
+    """A row for each method that is compared to one with as many labels, fewest labels first."""
+    part = results["tests"][0]["name"]
+    found = {row["method"]: row for row in results["rows"] if row["queries"] is not None}
+    rows = []
+    for each in results["comparisons"][part]:
+        row, other = found[each["method"]], found[each["against"]]
+        if row["labels"] == other["labels"]:
+            ap = [_mean(of["tests"][part]["figures"]["ap"]) for of in (other, row)]
+            name = re.sub(r", [\d.]+% of labels", "", row["method"])
+            gain, share = each["difference"], row["labels"]
+            bounds = f"{signed(gain['low'])} to {signed(gain['high'])}"
+            p = max(each["p_corrected"], 0.001)
+            cells = [f"{100 * share:g}%", name, *ap, f"{signed(gain['value'])} ({bounds})"]
+            rows.append((share, [*cells, f"{'<' * (p == 0.001)}{p:.3f}"]))
+    head = ["labels", "teacher's", "AP without", "AP with", "gain", "p, corrected"]
+    lines = [head, ["---"] * len(head), *(cells for _, cells in sorted(rows, key=itemgetter(0)))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _mean(ap: dict[str, Any]) -> str:
+    return f"{ap['mean']:.3f} ± {ap['deviation']:.3f}"
+
+
 def latency(results: dict[str, Any]) -> str:
     """A table an input size."""
     sys.path.append(str(ROOT / "benchmarks" / "peers"))
@@ -71,6 +97,7 @@ def latency(results: dict[str, Any]) -> str:
 _WRITE: dict[str, Callable[[dict[str, Any]], str]] = {
     "table": lambda results: markdown(result_table(results)),
     "answer": lambda results: " ".join(answer(results)),
+    "gains": gains,
     "models": models,
     "latency": latency,
 }

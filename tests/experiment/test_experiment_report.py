@@ -157,7 +157,9 @@ def test_tables_by_hand():
     text = markdown(result_table(results))
     assert "| good | 0.350 (0.330 to 0.370) | **+0.050** (+0.020 to +0.080) |" in text
     text = markdown(comparison_table(results, "new"))
-    assert "| good (against plain) | **+0.050** (+0.020 to +0.080) | 0.004 (before: 0.004) |" in text
+    assert (
+        "| good (against plain) | **+0.050** (+0.020 to +0.080) | 0.004 (before: 0.004) |" in text
+    )
     assert "1 comparison, at 0.05" in text
 
 

@@ -16,3 +16,33 @@ def test_a_block_is_written_anew(tmp_path, monkeypatch):
     (tmp_path / "results.json").write_text('{"name": "Yes."}')
     page = "Before.\n<!-- answer results.json -->\nold\n<!-- end -->\nAfter.\n"
     assert write_tables.filled(page) == page.replace("old", "It pays. Yes.")
+
+
+def test_gains_stand_beside_as_many_labels():
+    def row(method, labels, mean, queries=""):
+        figures = {"ap": {"mean": mean, "deviation": 0.01}}
+        tests = {"new": {"figures": figures}}
+        return {"queries": queries, "method": method, "labels": labels, "tests": tests}
+
+    def gain(method, against, value, p):
+        difference = {"value": value, "low": value - 0.25, "high": value + 0.25}
+        found = {"method": method, "against": against, "difference": difference}
+        return found | {"p_corrected": p}
+
+    rows = [
+        row("large", 1.0, 0.9, queries=None),
+        row("plain", 1.0, 0.5),
+        row("taught", 1.0, 0.625),
+        row("plain, 5% of labels", 0.05, 0.125),
+        row("taught, 5% of labels", 0.05, 0.375),
+    ]
+    compared = [
+        gain("taught", "plain", 0.125, 0.5),
+        gain("plain, 5% of labels", "plain", -0.375, 0.0),  # fewer labels: another question
+        gain("taught, 5% of labels", "plain, 5% of labels", 0.25, 0.0004),
+    ]
+    results = {"tests": [{"name": "new"}], "rows": rows, "comparisons": {"new": compared}}
+    assert write_tables.gains(results).splitlines()[2:] == [
+        "| 5% | taught | 0.125 ± 0.010 | 0.375 ± 0.010 | +0.250 (+0.000 to +0.500) | <0.001 |",
+        "| 100% | taught | 0.500 ± 0.010 | 0.625 ± 0.010 | +0.125 (−0.125 to +0.375) | 0.500 |",
+    ]
