@@ -105,7 +105,10 @@ def measure(
     address = re.search(r"http://\S+", said)
     if address is None:
         sys.exit(said + live.communicate()[1])
-    client = _started(browse if browser else watch, folder, address[0], seconds)
+    if browser:
+        client = _started(browse, folder, address[0], seconds)
+    else:
+        client = _started(watch, folder, address[0].replace("http", "ws"))
     time.sleep(5.0 if browser else 1.0)  # it starts
     sender = _started(send, folder, port, rate_hz, seconds)
     memory_mb = _memory_mb(live, sender, seconds)
@@ -249,7 +252,7 @@ def send(folder: Path, port: int, rate_hz: float, seconds: float) -> None:
     np.save(folder / "sent.npy", times_s)
 
 
-def watch(folder: Path, address: str, _seconds: float) -> None:
+def watch(folder: Path, address: str) -> None:
     """Read all that the viewer sends until it ends: the number of each frame, and when it came."""
     from websockets.exceptions import ConnectionClosed
     from websockets.sync.client import connect
@@ -257,7 +260,7 @@ def watch(folder: Path, address: str, _seconds: float) -> None:
     from sonodetr.stream.viewer_messages import unpack
 
     seen: list[tuple[int, float]] = []
-    with connect(f"{address.replace('http', 'ws')}frames", max_size=2**24) as page:
+    with connect(f"{address}frames", max_size=2**24) as page:
         try:
             while True:
                 message = page.recv()

@@ -123,8 +123,7 @@ def read_evaluations(run: Path, info: RunInfo) -> dict[str, dict[str, Any]]:
         part = Path(result["data"]).name if result["split"] == "all" else result["split"]
         if part not in PARTS or result.get("past", "real") != "real":
             continue
-        if result["threshold"] != info.threshold:
-            raise InputError(f"{path}: is of other weights than {run}; evaluate it again")
+        check_weights(result, path, run, info)
         found[part] = result
     for part in PARTS:
         if part not in found:
@@ -133,6 +132,16 @@ def read_evaluations(run: Path, info: RunInfo) -> dict[str, dict[str, Any]]:
                 f"{run} {'DATA --split test' if part == 'test' else 'DATA/shifted'}"
             )
     return found
+
+
+def check_weights(evaluation: dict[str, Any], path: Path, run: Path, info: RunInfo) -> None:
+    """Check that an evaluation is of the weights that a run has now.
+
+    Raises:
+        InputError: it is of others.
+    """
+    if evaluation["threshold"] != info.threshold:
+        raise InputError(f"{path}: is of other weights than {run}; evaluate it again")
 
 
 def introduction(config: Config, info: RunInfo, cost: Cost) -> str:

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bundle_model import check_weights
+
 from sonodetr.files import InputError, read_json, write_json
 from sonodetr.model.cost import count
 from sonodetr.training.run import load_run, provenance
@@ -37,8 +39,7 @@ def row(label: str, run: Path, times: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{run}: not tested; run: sonodetr evaluate {run} DATA --split test")
     evaluation = read_json(path)
-    if evaluation["threshold"] != info.threshold:
-        raise InputError(f"{path}: is of other weights than {run}; evaluate it again")
+    check_weights(evaluation, path, run, info)
     timed = [each for each in times["results"] if each["model"] == str(run)]
     if not timed:
         raise InputError(f"{run}: is not timed; run: sonodetr benchmark {run} --out FOLDER")
