@@ -291,14 +291,18 @@ def browse(folder: Path, address: str, seconds: float) -> None:
     asked = "document.getElementById('rate-here').textContent"
     question = {"id": 1, "method": "Runtime.evaluate", "params": {"expression": asked}}
     with connect(page["webSocketDebuggerUrl"], max_size=None, compression=None) as tab:
-        end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s:
+        until_s = time.monotonic() + seconds + 30.0
+        # From when pictures come until the last ones do.
+        while len(shown) < seconds - 2 and time.monotonic() < until_s:
             time.sleep(1.0)
             tab.send(json.dumps(question))
-            shown.append(json.loads(tab.recv())["result"]["result"]["value"])
+            value = json.loads(tab.recv())["result"]["result"]["value"]
+            rate_hz = float(value) if value[:1].isdigit() else 0.0
+            if shown or rate_hz:
+                shown.append(rate_hz)
     browser.terminate()
     browser.wait()
-    np.save(folder / "shown.npy", np.array([float(each) for each in shown if each[:1].isdigit()]))
+    np.save(folder / "shown.npy", np.array(shown))
 
 
 if __name__ == "__main__":

@@ -41,16 +41,22 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
     """The folder of a model: the path itself if it exists, else the bundled model of that name.
 
     Raises:
-        InputError: it is neither; the line names the bundled models.
+        InputError: it is neither, or a file; the line says what to give.
 
     >>> model_folder("noplace")  # doctest: +SKIP
     InputError: noplace: no such run folder, and no bundled model; Allowed: nano, tiny; give ...
     """
     path, names = Path(model), model_names()
-    if path.exists():
+    if path.is_dir():
         return path
     if os.fspath(model) in names:
         return MODELS / path
+    if path.exists():
+        raise InputError(
+            f"{path}: is a file, not a run folder; give the folder that `sonodetr train` wrote, "
+            "with config.yaml, run.json and model.safetensors, or one that `sonodetr export` wrote "
+            "(pickled checkpoints are not opened)"
+        )
     bundled = f"no bundled model; {closest(str(path), names)}" if names else "no model is bundled"
     raise InputError(
         f"{path}: no such run folder, and {bundled}; give the folder that `sonodetr train` or "

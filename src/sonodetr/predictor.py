@@ -182,12 +182,6 @@ def load(model: str | os.PathLike[str], *, device: str = "cpu", threads: int = 0
         ModuleNotFoundError: its runtime is not installed.
     """
     folder = model_folder(model)
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: is a file, not a run folder; give the folder that `sonodetr train` wrote, "
-            "with config.yaml, run.json and model.safetensors, or one that `sonodetr export` wrote "
-            "(pickled checkpoints are not opened)"
-        )
     if (folder / CONTRACT).is_file():
         if device != "cpu":
             raise InputError(

@@ -127,7 +127,7 @@ def test_answer_is_about_the_best_on_validation_data():
     ]
     results = small(compared, ROWS)
     assert headline(results)["method"] == "good"
-    first, second, third = answer(results)
+    first, second, third, *clear = answer(results)
     # No-break spaces hold "p = 0.004" together.
     assert first.replace("\xa0", " ") == (
         "Good reaches AP 0.350 where plain reaches 0.300: +0.050 (+0.020 to +0.080; p = 0.004 "
@@ -135,8 +135,12 @@ def test_answer_is_about_the_best_on_validation_data():
     )
     assert second == "That closes 25% (10% to 40%) of its teacher's lead."
     assert third == (
-        "Of 3 comparisons 2 are a gain, 1 a loss, and 0 are not distinguishable from zero."
+        "Of 3 comparisons 2 show a gain, 1 a loss, and 0 nothing distinguishable from zero."
     )
+    assert clear == [
+        "Lucky beats plain: +0.200 (+0.100 to +0.300).",
+        "Good, 10% of labels falls behind plain: −0.100 (−0.200 to −0.050).",
+    ]
 
 
 def test_answer_says_what_cannot_be_told():

@@ -16,6 +16,8 @@ ResultRow = Mapping[str, Any]
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _RUNTIMES = {"torch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 _KINDS = {"better": "good", "worse": "bad"}
+_VERBS = {"better": "beats", "worse": "falls behind"}
+_MOST_NAMED = 3  # clear comparisons in the answer, beside the headline
 
 
 class Table(NamedTuple):
@@ -102,10 +104,17 @@ def answer(results: Results) -> list[str]:
     compared = results["comparisons"][test]
     if len(compared) > 1:
         counts = Counter(each["verdict"] for each in compared)
-        unclear = "not distinguishable from zero"
         sentences.append(
-            f"Of {len(compared)} comparisons {counts['better']} are a gain, {counts['worse']} a "
-            f"loss, and {counts[unclear]} are {unclear}."
+            f"Of {len(compared)} comparisons {counts['better']} show a gain, {counts['worse']} a "
+            f"loss, and {counts['not distinguishable from zero']} nothing distinguishable from "
+            "zero."
+        )
+    clear = [each for each in compared if each["verdict"] in _KINDS and each is not best]
+    for each in sorted(clear, key=itemgetter("p_corrected"))[:_MOST_NAMED]:
+        method, against = (name_of(results, row) for row in compared_rows(results, each))
+        sentences.append(
+            f"{capital(method)} {_VERBS[each['verdict']]} {against}: "
+            f"{signed(each['difference']['value'])} ({_range(each['difference'], signed)})."
         )
     return sentences
 
@@ -120,7 +129,7 @@ def facts(results: Results) -> list[str]:
     lines = [
         f"{test['frames']} labelled frames with {test['objects']} objects in {test['units']} "
         f"{test['unit']}s that no training saw; {seeds} seed{'s' * (seeds > 1)} a method.",
-        f"{tuned}; the test parts were looked at once, when everything was trained.",
+        f"{tuned}; nothing was chosen by the test parts.",
         f"Intervals hold 95%, by bootstrap ({test['resamples']} draws): {test['unit']}s are drawn "
         "anew, the same for every run, and seeds within each method. Differences of AP are tested "
         "two-sidedly and corrected after Holm for all comparisons on a part together; other "

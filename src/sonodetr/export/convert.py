@@ -107,11 +107,6 @@ def export_model(
 def _check_request(run: Path, out: Path, format: str, int8: bool, calibration: Any) -> None:
     if format not in RUNTIMES:
         raise InputError(f"unknown format {format!r}; {closest(format, RUNTIMES)}")
-    if not run.is_dir():
-        raise InputError(
-            f"{run}: is a file, not a run folder; give the folder that `sonodetr train` wrote, "
-            f"with config.yaml, run.json and {WEIGHTS} (pickled checkpoints are not opened)"
-        )
     if (run / CONTRACT).is_file():
         raise InputError(f"{run}: is exported already; give the run folder it came from")
     if int8 and calibration is None:

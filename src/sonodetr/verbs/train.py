@@ -78,6 +78,6 @@ def _with_folders(settings: "Config") -> "Config":
     distill, model = settings.distill, settings.model
     if distill.teacher:
         distill = distill.model_copy(update={"teacher": str(model_folder(distill.teacher))})
-    if model.weights:
+    if model.weights and not Path(model.weights).is_file():
         model = model.model_copy(update={"weights": str(model_folder(model.weights))})
     return settings.model_copy(update={"distill": distill, "model": model})
