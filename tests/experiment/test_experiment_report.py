@@ -47,8 +47,8 @@ def test_page_tells_the_whole_story(page):
     assert "Attention (anchor) reaches AP" in text
     headings = ["Results", "Comparisons", "Where the gain is", "Attention", "Worst failures"]
     assert re.findall("<h2>([^<]+)</h2>", text) == [*headings, "Run it again"]
-    # Low labels, training with each kind of queries, recordings, tips; nothing was timed.
-    assert text.count('<svg role="img"') == 5
+    # Low labels, training and distance with each kind of queries, recordings, tips; nothing timed.
+    assert text.count('<svg role="img"') == 7
     assert text.count('<svg class="interval"') == 2 * 8
     assert text.count("data:image/jpeg") == 3  # attention in two recordings, and failures
     assert "4 configurations were tried" in text
@@ -92,7 +92,8 @@ def made_row(method, ap, validation, labels=1.0, queries=""):
     figure = {"seeds": [ap], "mean": ap, "deviation": None, "low": ap - 0.02, "high": ap + 0.02}
     return {
         **{"queries": queries, "method": method, "teacher": "", "labels": labels, "epochs": 3},
-        **{"clip_frames": 1, "parameters": 5e5, "tuned": {}, "runs": [method], "curves": [[]]},
+        **{"clip_frames": 1, "parameters": 5e5, "tuned": {}, "runs": [method]},
+        **{"curves": [[]], "distances": [[]]},
         "validation_ap": [validation],
         "tests": {"new": {"figures": {"ap": figure, "ap50": figure}, "tips": [None]}},
     }

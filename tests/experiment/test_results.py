@@ -111,6 +111,15 @@ def test_facts_of_a_row(collected):
     assert row["runs"][2] == "../runs/anchor-attention-10-of-labels-2"
     assert (folder / "results" / row["runs"][2]).resolve() == rows[6].runs[2].resolve()
     assert [step for step, _ in row["curves"][0]] == [15, 30, 45, 60, 75, 90]
+    assert row["distances"][0] == [
+        (15, 1.0),
+        (30, 0.5),
+        (45, 15 / 45),
+        (60, 0.25),
+        (75, 0.2),
+        (90, 15 / 90),
+    ]
+    assert row_of(results, "anchor", "plain")["distances"] == [[], [], []]
     assert row["parameters"] > row_of(results, "learned", "plain")["parameters"]
     assert [each["method"] for each in results["rows"] if each["queries"] is None] == ["2D"]
     test = results["tests"][1]

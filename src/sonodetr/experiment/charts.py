@@ -59,18 +59,38 @@ def ap_against_latency(results: Results) -> str | None:
 
 def curves(results: Results, queries: str) -> str | None:
     """Validation AP through the trainings, mean and range of the seeds."""
-    rows = [row for row in chosen(results, queries) if any(row["curves"])]
+    return _through_training(
+        results, queries, "curves", "AP on validation data", "Validation AP through the trainings"
+    )
+
+
+def attention_distances(results: Results, queries: str) -> str | None:
+    """Divergence of the encoder attention from the teacher's, where it was to fall."""
+    return _through_training(
+        results,
+        queries,
+        "distances",
+        "Divergence on validation clips",
+        "How far encoder attention is from the teacher's on clips that are not trained on",
+    )
+
+
+def _through_training(
+    results: Results, queries: str, of: str, label: str, caption: str
+) -> str | None:
+    rows = [row for row in chosen(results, queries) if any(row[of])]
     if not rows:
         return None
-    axes = start_chart(_WIDTH_IN, _HEIGHT_IN, "Step", "AP on validation data")
+    axes = start_chart(_WIDTH_IN, _HEIGHT_IN, "Step", label)
     for number, row in enumerate(rows):
-        shortest = min(len(of_seed) for of_seed in row["curves"])  # early stopping
-        steps = [step for step, _ in row["curves"][0][:shortest]]
-        aps = np.array([[ap for _, ap in of_seed[:shortest]] for of_seed in row["curves"]])
-        _band(axes, number, steps, aps.mean(0), aps.min(0), aps.max(0), label=row["method"])
+        shortest = min(len(of_seed) for of_seed in row[of])  # early stopping
+        steps = [step for step, _ in row[of][0][:shortest]]
+        values = np.array([[value for _, value in of_seed[:shortest]] for of_seed in row[of]])
+        bounds = values.mean(0), values.min(0), values.max(0)
+        _band(axes, number, steps, *bounds, label=row["method"])
     _legend(axes)
-    which = f" with {queries} queries" if several_queries(results) else ""
-    return chart(axes, f"Training{which}: mean over seeds, and from the worst seed to the best.")
+    which = f", {queries} queries" if several_queries(results) else ""
+    return chart(axes, f"{caption}{which}: mean over seeds, and from the lowest to the highest.")
 
 
 def few_labels(results: Results) -> str | None:

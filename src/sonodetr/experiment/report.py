@@ -68,11 +68,9 @@ def _beside(charts: Iterable[str | None]) -> str:
 
 
 def _results(results: Results) -> list[str]:
-    drawn = [
-        charts.ap_against_latency(results),
-        charts.few_labels(results),
-        *(charts.curves(results, queries) for queries in kinds_of_queries(results)),
-    ]
+    drawn = [charts.ap_against_latency(results), charts.few_labels(results)]
+    for queries in kinds_of_queries(results):
+        drawn += charts.curves(results, queries), charts.attention_distances(results, queries)
     table = report.table(*result_table(results))
     return [table, *map(report.paragraph, facts(results)), _beside(drawn)]
 

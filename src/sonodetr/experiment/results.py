@@ -113,20 +113,17 @@ def _described(plan: Plan, row: Row, out: Path) -> dict[str, Any]:
         "tuned": dict(row.tuned),
         "runs": [os.path.relpath(run, out) for run in row.runs],
         "validation_ap": [info.validation["ap"] or 0.0 for info in infos],
-        "curves": [_curve(run) for run in row.runs],
+        "curves": [_curve(run, "validation/AP") for run in row.runs],
+        "distances": [_curve(run, "validation/distill_encoder") for run in row.runs],
         "tests": {},
     }
 
 
-def _curve(run: Path) -> list[tuple[int, float]]:
-    """Step and validation AP through a training."""
+def _curve(run: Path, key: str) -> list[tuple[int, float]]:
+    """Step and a figure of the validations through a training; undefined counts as 0."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
-    return [
-        (entry["step"], entry["validation/AP"] or 0.0)
-        for entry in entries
-        if "validation/AP" in entry
-    ]
+    return [(entry["step"], entry[key] or 0.0) for entry in entries if key in entry]
 
 
 def _strongest(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
