@@ -79,7 +79,7 @@ def bundle(run: Path, name: str, latency: Path | None = None) -> Path:
         write_text(folder / CONFIG, dump_config(config))
         card = (
             introduction(config, info, cost),
-            origin(run, config, info),
+            origin(name, run, config, info),
             figures(evaluations, info.threshold),
             times,
             limits(evaluations),
@@ -166,12 +166,14 @@ In Python: `sonodetr.load("{name}").predict("needle.mp4")`.
 """
 
 
-def origin(run: Path, config: Config, info: RunInfo) -> str:
-    """Data, commands and versions that make it again."""
+def origin(name: str, run: Path, config: Config, info: RunInfo) -> str:
+    """Data, commands, to be run in a checkout, and versions that make it again."""
     data, made = config.data.path, info.provenance
     taught = bool(config.distill.teacher)
     verb = "distill" if taught else "train"
-    also = f" --teacher {config.distill.teacher}" if taught else ""
+    teacher = config.distill.teacher
+    also = f" --teacher runs/{teacher}" if taught else ""
+    before = f"sonodetr train configs/{teacher}.yaml data.path={data}\n" if taught else ""
     lines = [
         f"seed {made['seed']}, best validation AP ({info.validation['ap'] or 0:.3f}) at step "
         f"{info.step}",
@@ -180,10 +182,8 @@ def origin(run: Path, config: Config, info: RunInfo) -> str:
         f"SHA-256 of `{WEIGHTS}`: {sha256(run / WEIGHTS)}",
     ]
     if taught:
-        teacher = read_json(run / TEACHER)
-        lines.append(
-            f"fingerprint of the teacher, {config.distill.teacher}: {teacher['fingerprint']}"
-        )
+        fingerprint = read_json(run / TEACHER)["fingerprint"]
+        lines.append(f"fingerprint of the teacher, {teacher}: {fingerprint}")
     if config.model.backbone.pretrained:
         lines.append(f"the backbone, {config.model.backbone.name}, began with ImageNet weights")
     return f"""## How it was made
@@ -193,7 +193,7 @@ setting.
 
 ```
 sonodetr simulate {data} --set {data}
-sonodetr {verb} {CONFIG}{also}
+{before}sonodetr {verb} src/sonodetr/models/{name}/{CONFIG}{also}
 ```
 
 """ + "".join(f"- {line}\n" for line in lines)

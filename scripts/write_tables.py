@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from sonodetr.experiment.story import answer, markdown, result_table, signed
@@ -30,11 +31,11 @@ def filled(text: str) -> str:
         InputError: a file of results is missing.
     """
 
-    def fill(match: re.Match[str]) -> str:
+    def written(match: re.Match[str]) -> str:
         begin, what, path, end = match.groups()
         return f"{begin}{_WRITE[what](read_json(ROOT / path)).strip()}{end}"
 
-    return _BLOCK.sub(fill, text)
+    return _BLOCK.sub(written, text)
 
 
 def models(results: dict[str, Any]) -> str:
@@ -96,7 +97,7 @@ def latency(results: dict[str, Any]) -> str:
 
 _WRITE: dict[str, Callable[[dict[str, Any]], str]] = {
     "table": lambda results: markdown(result_table(results)),
-    "answer": lambda results: " ".join(answer(results)),
+    "answer": lambda results: fill(" ".join(answer(results)), 110, break_on_hyphens=False),
     "gains": gains,
     "models": models,
     "latency": latency,

@@ -144,9 +144,9 @@ def _options(
 
     \b
     A first round:
-      sonodetr simulate needle-small --set needle-small
+      sonodetr simulate simulated/needle-small --set needle-small
       sonodetr train configs/needle-small.yaml
-      sonodetr evaluate runs/needle-small needle-small --split test
+      sonodetr evaluate runs/needle-small simulated/needle-small --split test
       sonodetr predict runs/needle-small simulator:7 --out predictions
       sonodetr live runs/needle-small simulator:7
 

@@ -176,7 +176,9 @@ class ModelConfig(Section):
         description="focal: one sigmoid a class; softmax: with a no-object class, as published",
     )
     points: bool = Field(False, description="also predict two points a detection: tip and entry")
-    weights: str = Field("", description="run folder or .safetensors file to start from")
+    weights: str = Field(
+        "", description="run folder, bundled model or .safetensors file to start from"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
@@ -253,7 +255,8 @@ class DistillConfig(Section):
     """What the student learns from a teacher (docs/distillation.md)."""
 
     teacher: str = Field(
-        "", description="run folder, or folder of a Hugging Face detector; empty: no distillation"
+        "",
+        description="run folder, bundled model or Hugging Face detector; empty: no distillation",
     )
     encoder: AttentionTermConfig = Field(
         AttentionTermConfig(), description="encoder self-attention"

@@ -71,12 +71,17 @@ def headline(results: Results) -> Mapping[str, Any] | None:
     It is chosen before the test part has a say, so that the best of many does not look better than
     it is. None where nothing is compared with the baseline.
     """
-    compared = []
-    for each in results["comparisons"][main_test(results)]:
-        row, reference = compared_rows(results, each)
-        if each["against"] == results["baseline"] and row["labels"] == reference["labels"]:
-            compared.append((np.mean(row["validation_ap"]), each))
+    compared = [
+        (np.mean(compared_rows(results, each)[0]["validation_ap"]), each)
+        for each in results["comparisons"][main_test(results)]
+        if each["against"] == results["baseline"] and _equally_labelled(results, each)
+    ]
     return max(compared, key=itemgetter(0), default=(None, None))[1]
+
+
+def _equally_labelled(results: Results, comparison: Mapping[str, Any]) -> bool:
+    row, reference = compared_rows(results, comparison)
+    return bool(row["labels"] == reference["labels"])
 
 
 def answer(results: Results) -> list[str]:
@@ -109,7 +114,12 @@ def answer(results: Results) -> list[str]:
             f"loss, and {counts['not distinguishable from zero']} nothing distinguishable from "
             "zero."
         )
-    clear = [each for each in compared if each["verdict"] in _KINDS and each is not best]
+    clear = [
+        each
+        for each in compared
+        # That fewer labels are worse is no news.
+        if each["verdict"] in _KINDS and each is not best and _equally_labelled(results, each)
+    ]
     for each in sorted(clear, key=itemgetter("p_corrected"))[:_MOST_NAMED]:
         method, against = (name_of(results, row) for row in compared_rows(results, each))
         sentences.append(
@@ -138,6 +148,11 @@ def facts(results: Results) -> list[str]:
     if seeds == 1:
         lines.append(
             "With one seed, intervals do not hold what another training would have made of it."
+        )
+    if test["units"] == 1:
+        lines.append(
+            f"All frames are of one {test['unit']}: intervals hold what other seeds would have "
+            "made of it, and say nothing of another."
         )
     return lines
 

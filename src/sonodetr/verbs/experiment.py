@@ -58,9 +58,9 @@ def experiment(
 ) -> None:
     """Train teachers and students, method by method and seed by seed, and compare them.
 
-    What a method tunes is chosen on validation data; the test part is looked at once, when all is
-    trained. A run is never trained twice. Stopped or killed, it goes on where it was when it is
-    started again, to the same bits; started twice, both share the work.
+    What a method tunes is chosen on validation data; the test part is looked at when all is
+    trained, and chooses nothing. A run is never trained twice. Stopped or killed, it goes on where
+    it was when it is started again, to the same bits; started twice, both share the work.
 
     \b
     Examples:

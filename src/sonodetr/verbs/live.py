@@ -85,7 +85,7 @@ def live(
 ) -> None:
     """Find objects in a stream as it comes, and show how late it is.
 
-    Live sources are never fallen behind of: the newest frame wins, and what was skipped is counted.
+    It never falls behind a live source: the newest frame wins, and what was skipped is counted.
     Of a recording every frame is looked at; with the viewer it stays at its end, until Ctrl-C.
     What lies outside the ultrasound picture, where names are shown, is blacked out everywhere.
 

@@ -59,7 +59,7 @@ def simulate(
 
     \b
     Examples:
-      sonodetr simulate needle-small --set needle-small
+      sonodetr simulate simulated/needle-small --set needle-small
       sonodetr simulate mine --clips 50 --frames 30 --size 256 --seed 3
       sonodetr simulate look --set needle --preview
       sonodetr simulate --set needle-small --hash
