@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,7 +40,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: the folder cannot be written, or the disk is full.
     """
     final = Path(path)
-    part = final.with_name(f".{final.stem}.part{os.getpid()}{final.suffix}")
+    # Machines that share a folder may have processes of one number.
+    part = final.with_name(f".{final.stem}.part{secrets.token_hex(6)}{final.suffix}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         yield part

@@ -11,12 +11,14 @@ from tiny_plans import CONFIG, write_data
 from sonodetr.config_file import parse_config
 from sonodetr.experiment import address as module
 from sonodetr.experiment.address import (
+    OF_EVALUATION,
     ONLY_TOLD,
     PACKAGE,
     address,
     affecting,
     code_address,
     data_address,
+    evaluation_address,
     facts_of,
     sources,
     sources_at,
@@ -178,6 +180,13 @@ def imported(path):
                 files = {f"{inner}.py", f"{inner}/__init__.py"}
                 ahead += (files & sources().keys()) - found
     return found
+
+
+def test_what_evaluates_is_known():
+    """Every module that it names is there."""
+    for pattern in OF_EVALUATION:
+        assert list(PACKAGE.glob(pattern)), pattern
+    assert len(evaluation_address()) == 64
 
 
 def test_the_sources_of_a_revision():

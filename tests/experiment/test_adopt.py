@@ -7,7 +7,7 @@ import pytest
 from tiny_plans import write_data, write_plan
 
 from sonodetr.experiment import adopt as module
-from sonodetr.experiment.address import sources
+from sonodetr.experiment.address import sources, sources_at
 from sonodetr.experiment.adopt import adopt
 from sonodetr.experiment.plan import Unit, load_plan
 from sonodetr.experiment.work import Experiment, held
@@ -88,6 +88,13 @@ def test_unknown_code_is_refused_unless_somebody_vouches_for_it(run, tmp_path, r
     refused(run, tmp_path / "out", f"{said}; if you know its code, name it: --trained-at")
     refused(run, tmp_path / "out", "changed since older", revision="older")
     assert len(adopt([run], tmp_path / "out", REVISION)[0]) == 1
+
+
+@pytest.mark.parametrize("revision", ["--output=victim", "-h", "a b"])
+def test_a_revision_is_no_option(run, tmp_path, monkeypatch, revision):
+    monkeypatch.setattr(module, "sources_at", sources_at)
+    revised(run, revision)
+    refused(run, tmp_path / "out", "is no git revision")
 
 
 def test_other_runs_are_refused(run, tmp_path):

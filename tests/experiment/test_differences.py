@@ -146,7 +146,7 @@ def test_a_table_is_corrected_as_a_whole_and_says_what_cannot_be_told():
         Pair("anchor", "same", "plain", "2D"),
         Pair("anchor", "bad", "plain"),
     ]
-    good, same, bad = compare(pairs, methods)
+    good, same, bad = compare(pairs, methods, 10)
     assert (good["queries"], good["method"], good["against"]) == ("anchor", "good", "plain")
     assert good["verdict"] == "better"
     assert good["difference"]["value"] == pytest.approx(0.06)
@@ -159,3 +159,6 @@ def test_a_table_is_corrected_as_a_whole_and_says_what_cannot_be_told():
     assert bad["verdict"] == "worse"
     assert (bad["p"], bad["p_corrected"]) == pytest.approx((0.0002, 0.0006))
     assert bad["gap_closed"] is None
+    for row, few in zip((good, same, bad), compare(pairs, methods, 9), strict=True):
+        untested = {"p": None, "p_corrected": None, "verdict": "not tested"}
+        assert few == row | untested

@@ -150,11 +150,25 @@ def test_answer_says_what_cannot_be_told():
 
 def test_a_reader_is_told_what_an_interval_does_not_hold():
     assert "3 seeds a method" in facts(small([], ROWS))[0]
-    assert "another training" in facts(small([], ROWS, seeds=(0,)))[-1]
+    assert "another training" in " ".join(facts(small([], ROWS, seeds=(0,))))
     assert "3 patients that no training saw" in facts(small([], ROWS))[0]
     one = small([], ROWS)
-    one["tests"][0]["units"] = 1
-    assert "one patient" in facts(one)[-1]
+    assert "fewer than 10 patients" in facts(one)[-1]
+    one["tests"][0]["units"] = 10
+    assert "are not tested" not in " ".join(facts(one))
+
+
+def test_what_is_not_tested_is_not_judged():
+    compared = comparison("good", 0.05, 0.02, 0.08, 0.004)
+    compared |= {"p": None, "p_corrected": None, "verdict": "not tested"}
+    results = small([compared, compared], ROWS[:2])
+    assert answer(results) == [
+        "Good reaches AP 0.350 where plain reaches 0.300: +0.050 (+0.020 to +0.080), a difference "
+        "that is not tested."
+    ]
+    assert "| +0.050 (+0.020 to +0.080) |  | not\xa0tested |" in markdown(
+        comparison_table(results, "new")
+    )
 
 
 def test_tables_by_hand():
@@ -227,6 +241,7 @@ def test_a_table_has_columns_of_tips_where_any_row_has_some():
 def test_pictures_say_when_the_data_is_gone(collected, tmp_path):
     folder, _, results = collected
     shutil.copytree(folder / "runs", tmp_path / "runs")
+    (tmp_path / "results").mkdir()
     gone = results | {"data": str(tmp_path / "gone")}
     text = write_report(gone, tmp_path / "results").read_text(encoding="utf-8")
     assert text.count("Left out: ") == 2

@@ -76,6 +76,13 @@ def test_data_that_has_changed_is_measured_anew(run, needles, calls, tmp_path):
     assert len(calls) == 2
 
 
+def test_other_code_measures_anew(run, needles, calls, monkeypatch):
+    measure(run, of(needles), "test")
+    monkeypatch.setattr(module, "evaluation_address", lambda: "of other code")
+    measure(run, of(needles), "test")
+    assert len(calls) == 2
+
+
 def test_what_is_not_whole_or_of_other_weights_is_measured_anew(run, needles, calls, monkeypatch):
     measure(run, of(needles), "test")
     stamp = json.loads((run / "evaluation-test" / MEASURED).read_text())

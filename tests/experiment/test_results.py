@@ -184,7 +184,7 @@ def test_too_little_to_test_on_is_refused(collected, monkeypatch, tmp_path, kept
         **{name: getattr(whole, name)[frames] for name in per_frame},
     )
     monkeypatch.setattr("sonodetr.experiment.results.measure", lambda *_: little)
-    with pytest.raises(InputError, match=f"test part 'test': has {said}; two or more are needed"):
+    with pytest.raises(InputError, match=f"test part 'test': has {said}; objects in two"):
         collect(plan, rows[1:2], tmp_path, "")
 
 

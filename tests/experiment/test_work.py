@@ -130,6 +130,20 @@ def test_targets_are_kept_once_for_all_that_ask_the_same(make):
     assert cache["none", 0] == ""
 
 
+def test_targets_are_made_anew_where_code_has_changed(make, monkeypatch):
+    """A picture that is augmented otherwise is another picture."""
+    plan = {"methods": {"same": {"teacher": "wide", "changes": WEIGHT}}, "baseline": "same"}
+    finish(make(**plan), Unit(None, "wide"))
+
+    def cache():
+        return make(**plan).run(Unit("", "same", 0)).config.distill.cache
+
+    before, code = cache(), dict(work.sources())
+    assert cache() == before
+    monkeypatch.setattr(work, "sources", lambda: code | {"data/augment.py": b"changed = True"})
+    assert cache() != before
+
+
 def test_another_experiment_finds_what_is_done(make, tmp_path):
     first = make(methods={"plain": {}}, teachers={})
     folder = finish(first, Unit("", "plain", 0))
@@ -237,7 +251,14 @@ def test_a_folder_to_test_on_must_be_there(make):
     shifted = {"test": {"shifted": "shifted"}, "teachers": {}, "methods": {"plain": {}}}
     with pytest.raises(InputError, match=r"test part 'shifted': .*/data/shifted: no such folder"):
         check_test_parts(make(**shifted).plan)
-    check_test_parts(make(changes={"data.path": "simulator:needle-small"}, **shifted).plan)
+
+
+def test_there_must_be_enough_to_test_on(make, tmp_path):
+    methods = {"teachers": {}, "methods": {"plain": {}}}
+    check_test_parts(make(**methods, test={"new": "test"}).plan)
+    write_data(tmp_path / "data", [("shifted", 1)])
+    with pytest.raises(InputError, match="'shifted': has 1 objects in 1 images; objects in two"):
+        check_test_parts(make(**methods, test={"new": "test", "other": "shifted"}).plan)
 
 
 def test_what_is_reported_of_a_finished_experiment(make, tmp_path):

@@ -128,7 +128,7 @@ def test_targets_that_cannot_be_written(tmp_path, tiny_run):
     assert "is the run itself" in refused(copied, copied)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    assert "holds other files" in refused(tiny_run, tmp_path / "mine")
+    assert "holds thesis.txt, which is not of" in refused(tiny_run, tmp_path / "mine")
     assert left(tmp_path / "mine") == ["thesis.txt"]
     (tmp_path / "file").write_text("")
     assert "is a file" in refused(tiny_run, tmp_path / "file")
@@ -148,6 +148,24 @@ def test_an_export_that_differs_from_torch(tmp_path, ready, monkeypatch):
     monkeypatch.setattr("sonodetr.export.parity.TOLERANCE", 1e-12)
     message = refused(ready, tmp_path / "out")
     assert "scores differ by" in message or "boxes_cxcywh differ by" in message
+
+
+def test_an_export_that_cannot_be_compared(tmp_path, ready, monkeypatch):
+    monkeypatch.setattr("sonodetr.export.parity.TOLERANCE", -1.0)
+    monkeypatch.setattr("sonodetr.export.parity._TIE", 9.0)
+    assert "cannot be compared with torch" in refused(ready, tmp_path / "out")
+
+
+def test_an_export_takes_the_place_of_another_and_of_nothing_else(tmp_path, ready):
+    out = tmp_path / "out"
+    export_model(ready, out)
+    (out / "evaluation-test").mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match=r"holds thesis\.txt, which is not of an exported model"):
+        export_model(ready, out)
+    (out / "thesis.txt").rename(tmp_path / "thesis.txt")
+    export_model(ready, out)
+    assert left(tmp_path) == ["out", "thesis.txt"]
 
 
 def test_an_earlier_export_stays_until_the_new_one_is_whole(tmp_path, ready, monkeypatch):

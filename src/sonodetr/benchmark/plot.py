@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sonodetr.benchmark.tables import name_of
 from sonodetr.files import InputError, whole_file
 
 # Okabe and Ito's colours that stand out from white for any colour vision, and a shape for each.
@@ -61,10 +62,10 @@ def plot_pareto(path: Path, rows: Sequence[dict[str, Any]]) -> bool:
     front = [points[index] for index in pareto_front(points)]
     latencies, aps = zip(*front, strict=True)
     axes.step(latencies, aps, where="post", color="0.6", zorder=1, label="Pareto front")
-    names = list(dict.fromkeys(_name(row) for row in rows))
+    names = list(dict.fromkeys(name_of(row) for row in rows))
     for place, name in enumerate(names):
         colour, marker = _LOOKS[place % len(_LOOKS)]
-        own = [point for row, point in zip(rows, points, strict=True) if _name(row) == name]
+        own = [point for row, point in zip(rows, points, strict=True) if name_of(row) == name]
         axes.plot(*zip(*own, strict=True), marker, color=colour, label=name, zorder=2)
     axes.set_xscale("log")
     plain = FuncFormatter(lambda value, _: f"{value:g}")
@@ -78,10 +79,3 @@ def plot_pareto(path: Path, rows: Sequence[dict[str, Any]]) -> bool:
     with whole_file(path) as part:
         figure.savefig(part)
     return True
-
-
-def _name(row: dict[str, Any]) -> str:
-    precision = "" if row["precision"] == "float32" else f" {row['precision']}"
-    size = " x ".join(map(str, row["image_size"]))
-    threads = f"{row['threads']} thread{'s' * (row['threads'] > 1)}"
-    return f"{Path(row['model']).name}, {row['runtime']}{precision}, {size}, {threads}"

@@ -10,6 +10,7 @@ import ast
 import hashlib
 import io
 import json
+import re
 import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import sonodetr
-from sonodetr.config import Config
+from sonodetr.config import Config, DataConfig
 from sonodetr.files import InputError
 from sonodetr.formats import read
 from sonodetr.formats.dicom import DicomFrames
@@ -42,6 +43,16 @@ CODE = (
 ONLY_TOLD = ("training/log.py", "training/pictures.py", "training/attention_pictures.py")
 OF_TEACHERS = ("distill/*", "training/distillation.py", "training/teacher*.py")
 OF_SIMULATOR = ("simulator/*",)
+# What a finished run is evaluated with.
+OF_EVALUATION = (
+    "data/*",
+    "engines/*",
+    "evaluation/*",
+    "geometry.py",
+    "model/*",
+    "predictor.py",
+    "types.py",
+)
 # Of the config: names, what the address holds in another form, and what only costs time.
 _NEUTRAL: dict[str, Any] = {
     "name": True,
@@ -70,11 +81,10 @@ def facts_of(config: Config, teacher: str = "") -> dict[str, Any]:
         InputError: the data or the weights to start from cannot be read.
     """
     values, data = config.model_dump(mode="json", exclude=_NEUTRAL), config.data
-    simulated = data.path.startswith("simulator:")
     facts: dict[str, Any] = {
         "config": values,
         "data": data_address(data.path, data.images, data.on_bad_label),
-        "code": code_address(sources(), bool(teacher), simulated),
+        "code": code_address(sources(), bool(teacher), simulates(data)),
     }
     if config.model.weights:
         facts["weights"] = _files_address(_weights_files(Path(config.model.weights)))
@@ -91,13 +101,33 @@ def facts_of(config: Config, teacher: str = "") -> dict[str, Any]:
     return facts
 
 
+def simulates(data: DataConfig) -> bool:
+    """Whether pictures are simulated as they are needed."""
+    return any(path.startswith("simulator:") for path in (data.path, data.unlabelled))
+
+
 def code_address(code: Mapping[str, bytes], teacher: bool, simulated: bool) -> str:
     """SHA-256 of the sources that compute a run, with or without a teacher or a simulator."""
+    return _sources_address(code, affecting(code, teacher, simulated))
+
+
+@cache
+def evaluation_address() -> str:
+    """SHA-256 of the sources that evaluate a run, as they are installed here."""
+    code = sources()
+    return _sources_address(code, sorted(path for path in code if _among(path, OF_EVALUATION)))
+
+
+def _sources_address(code: Mapping[str, bytes], paths: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for path in affecting(code, teacher, simulated):
+    for path in paths:
         does = what_it_does(code[path])
         digest.update(f"{path} {len(does)}\n".encode() + does)
     return digest.hexdigest()
+
+
+def _among(path: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(path, each) for each in patterns)
 
 
 @cache
@@ -120,12 +150,7 @@ def affecting(code: Iterable[str], teacher: bool, simulated: bool) -> list[str]:
     """The paths that matter among all, in order."""
     wanted = (*CODE, *(OF_TEACHERS if teacher else ()), *(OF_SIMULATOR if simulated else ()))
     other = (*ONLY_TOLD, *(() if teacher else OF_TEACHERS))
-    return sorted(
-        path
-        for path in code
-        if any(fnmatch(path, each) for each in wanted)
-        and not any(fnmatch(path, each) for each in other)
-    )
+    return sorted(path for path in code if _among(path, wanted) and not _among(path, other))
 
 
 @cache
@@ -143,6 +168,9 @@ def sources_at(revision: str) -> Mapping[str, bytes]:
     Raises:
         InputError: the package does not lie in a git repository that has it.
     """
+    # It may come from the run folder of somebody else, and must not be taken for an option.
+    if not re.fullmatch(r"[A-Za-z0-9][\w./^~-]*", str(revision)):
+        raise InputError(f"{revision!r} is no git revision; give a hash or the name of a tag")
     command = ["git", "archive", "--format=tar", revision, "."]
     try:
         answer = subprocess.run(command, cwd=PACKAGE, capture_output=True, check=True)

@@ -12,6 +12,7 @@ from sonodetr.experiment.address import (
     address,
     affecting,
     facts_of,
+    simulates,
     sources,
     sources_at,
     what_it_does,
@@ -72,12 +73,11 @@ def _adopt(run: Path, out: Path, revision: str) -> Path:
     config = config_from_run(run)
     teacher = read_json(run / TEACHER)["fingerprint"] if config.distill.teacher else ""
     own = read_info(run).provenance["git_revision"]
-    if not revision and (own is None or own.endswith("-dirty")):
+    if not revision and (own is None or str(own).endswith("-dirty")):
         said = "no revision" if own is None else f"revision {own}, which was changed"
         raise InputError(f"its run.json names {said}; if you know its code, name it: --trained-at")
-    revision = revision or own
-    simulated = config.data.path.startswith("simulator:")
-    if changed := _changed(sources_at(revision), bool(teacher), simulated):
+    revision = revision or str(own)
+    if changed := _changed(sources_at(revision), bool(teacher), simulates(config.data)):
         names = ", ".join(changed[:_NAMED]) + (", ..." if changed[_NAMED:] else "")
         raise InputError(f"its code was another: {names} changed since {revision}")
     data = open_data(config)

@@ -79,6 +79,8 @@ def _train(plan: Plan, out: Path, place: Path, unit: Unit, address: str, threads
     """Runs on a machine of the cluster; what is wrong, or nothing."""
     import torch
 
+    import sonodetr.training.fit  # noqa: F401 - what trains is what the address is made of
+
     node = os.uname().nodename
     if not (place.is_dir() and out.is_dir()):
         return f"machine {node} does not see {place} or {out}; a folder that all share is needed"

@@ -2,11 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
+
+from sonodetr.config import Config
+from sonodetr.evaluation.evaluate import units_of
 from sonodetr.experiment.measure import part_path
 from sonodetr.experiment.plan import Plan, Unit
-from sonodetr.experiment.results import Row
+from sonodetr.experiment.results import Row, check_enough
 from sonodetr.experiment.work import Experiment
 from sonodetr.files import InputError
+from sonodetr.formats import read
+from sonodetr.training.data import open_data
 from sonodetr.training.run import WEIGHTS
 from sonodetr.types import PARTS
 
@@ -15,16 +21,32 @@ def check_test_parts(plan: Plan) -> None:
     """Look, before days of training, whether there is what is to be tested on.
 
     Raises:
-        InputError: a folder is missing.
+        InputError: a folder is missing, or there is too little in it to compare anything.
     """
-    data = plan.data().path
+    config = plan.baseline_config()
+    data = config.data
     for part in plan.test.values():
-        folder = part_path(data, part)
-        if folder != data and not data.startswith("simulator:") and not Path(folder).is_dir():
+        folder = part_path(data.path, part)
+        there = folder == data.path or data.path.startswith("simulator:") or Path(folder).is_dir()
+        if not there:
             raise InputError(
                 f"test part {part!r}: {folder}: no such folder; make it, or name "
-                f"{', '.join(PARTS)} or a folder in {data}"
+                f"{', '.join(PARTS)} or a folder in {data.path}"
             )
+        _check_enough(config, part, folder)
+
+
+def _check_enough(config: Config, part: str, folder: str) -> None:
+    data = config.data
+    if folder == data.path and part != "all":
+        opened = open_data(config)
+        videos, samples = opened.videos, getattr(opened.split, part)
+    else:
+        videos = read(folder, on_bad_label=data.on_bad_label)
+        samples = [(index, frame) for index, video in enumerate(videos) for frame in video.labels]
+    objects = sum(int((~videos[index].labels[frame].crowd).sum()) for index, frame in samples)
+    unit, of_frame = units_of(videos, np.array([index for index, _ in samples], np.int64))
+    check_enough(part, objects, len(np.unique(of_frame)), unit)
 
 
 def trained_rows(experiment: Experiment) -> list[Row]:

@@ -7,7 +7,7 @@ from sonodetr.config import DataConfig
 from sonodetr.contract import sha256
 from sonodetr.evaluation.evaluate import evaluate
 from sonodetr.evaluation.kept import Kept, read_kept
-from sonodetr.experiment.address import data_address
+from sonodetr.experiment.address import data_address, evaluation_address
 from sonodetr.files import InputError, read_json, write_json
 from sonodetr.training.run import WEIGHTS
 from sonodetr.types import PARTS
@@ -25,8 +25,8 @@ def measure(run_folder: Path, data: DataConfig, part: str) -> Kept:
 
     The first call runs the model and keeps `evaluation.json`, `matches.npz` and the plot of
     precision and recall in `run_folder/evaluation-PART`; later ones read them. A call that was
-    killed leaves nothing that a later one would take for finished, and weights or data that have
-    changed since are measured anew.
+    killed leaves nothing that a later one would take for finished; where weights, data or the code
+    that evaluates have changed since, it is measured anew.
 
     Args:
         run_folder: of a finished training.
@@ -47,6 +47,7 @@ def measure(run_folder: Path, data: DataConfig, part: str) -> Kept:
     stamp = {
         "weights_sha256": sha256(weights),
         "data_sha256": data_address(path, images, data.on_bad_label),
+        "code_sha256": evaluation_address(),
         "part": part,
     }
     if not ((folder / MEASURED).is_file() and read_json(folder / MEASURED) == stamp):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sonodetr import report
 from sonodetr.config import AttentionTermConfig, DistillConfig
+from sonodetr.config_file import config_from_run
 from sonodetr.data.clips import ClipDataset, collate
 from sonodetr.distill.targets import align, student_maps, teacher_targets
 from sonodetr.draw import Picture, Sheet, grid
@@ -61,7 +62,7 @@ def attention_parts(results: Results, runs: Path) -> list[str]:
     row, plain = compared_rows(results, best)
     teacher = runs / find_row(results, None, row["teacher"])["runs"][0]
     students = {each["method"]: runs / each["runs"][0] for each in (plain, row)}
-    videos = _videos(results)
+    videos = _videos(results, teacher)
     intro = (
         "What the token in the middle of the labelled box looks at, in the last pair of encoder "
         "layers that are compared, all heads averaged. All maps of a line are on one scale, "
@@ -96,7 +97,7 @@ def failure_parts(results: Results, runs: Path) -> list[str]:
     worst = worst_frames(read_kept(run / f"evaluation-{part}" / "matches.npz"), _FAILURES)
     if not worst:
         return [report.paragraph("There are none: no object is missed, and nothing invented.")]
-    by_key = _videos(results)
+    by_key = _videos(results, run)
     videos = [by_key[key] for key, _, _ in worst]
     places = [(number, frame) for number, (_, frame, _) in enumerate(worst)]
     predictor = load(run)
@@ -148,10 +149,11 @@ def _taught(results: Results) -> Mapping[str, Any] | None:
     return next(candidates, None)
 
 
-def _videos(results: Results) -> dict[str, Video]:
-    """The recordings of the main test part, by key."""
-    path = part_path(results["data"], results["tests"][0]["part"])
-    return {video.key: video for video in read(path)}
+def _videos(results: Results, run: Path) -> dict[str, Video]:
+    """The recordings of the main test part, by key; read as those that the run was trained on."""
+    path, data = part_path(results["data"], results["tests"][0]["part"]), config_from_run(run).data
+    images = data.images if path == data.path else ""
+    return {v.key: v for v in read(path, images=images, on_bad_label=data.on_bad_label)}
 
 
 def _attention_sheet(teacher: Path, students: Mapping[str, Path], video: Video) -> Picture:

@@ -204,9 +204,17 @@ class Plan(Section):
         Raises:
             InputError: a key or value is not allowed.
         """
+        return self.baseline_config().data
+
+    def baseline_config(self) -> Config:
+        """Of the baseline, first seed; what it tunes stands at its first value.
+
+        Raises:
+            InputError: a key or value is not allowed.
+        """
         queries, baseline = next(iter(self.queries)), self.methods[self.baseline]
         numbers = {key: baseline.values(queries)[0] for key in baseline.tune}
-        return self.student_config(queries, self.baseline, 0, numbers).data
+        return self.student_config(queries, self.baseline, self.seeds[0], numbers)
 
     def teacher_config(self, name: str) -> Config:
         """Of a teacher that is to be trained.

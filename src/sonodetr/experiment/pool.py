@@ -70,6 +70,8 @@ def _begin(threads: int, theirs: Connection) -> None:
     threading.Thread(target=_end_when_closed, args=(theirs,), daemon=True).start()
     import torch
 
+    import sonodetr.training.fit  # noqa: F401 - what trains is what the addresses are made of
+
     torch.set_num_threads(threads)
 
 

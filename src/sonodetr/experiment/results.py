@@ -76,7 +76,7 @@ def collect(plan: Plan, rows: Sequence[Row], out: Path, command: str) -> dict[st
             estimates = {
                 (row.queries, row.method): ap for row, (_, ap) in zip(rows, found, strict=True)
             }
-            comparisons[name] = compare(pairs, estimates)
+            comparisons[name] = compare(pairs, estimates, facts["units"])
     result = {
         "name": plan.name,
         "question": plan.question,
@@ -167,11 +167,7 @@ def _tested(
     first = measure(first_run, data, part)
     units = len(np.unique(first.unit))
     objects = int(first.matches.objects.sum())
-    if units < 2 or not objects:
-        raise InputError(
-            f"test part {part!r}: has {objects} objects in {units} {first.unit_name}s; two or more "
-            "are needed to tell how sure a difference is"
-        )
+    check_enough(part, objects, units, first.unit_name)
     found = []
     for row in rows:
         of_row = []
@@ -193,6 +189,19 @@ def _tested(
         "recordings": [each["key"] for each in evaluation(first_run, part)["recordings"]],
         "tip_within_mm": TIP_MM.tolist(),
     }, found
+
+
+def check_enough(part: str, objects: int, units: int, unit_name: str) -> None:
+    """Whether there is a difference to be told, and something to draw from.
+
+    Raises:
+        InputError: there are no objects, or all are in one unit.
+    """
+    if units < 2 or not objects:
+        raise InputError(
+            f"test part {part!r}: has {objects} objects in {units} {unit_name}s; objects in two or "
+            "more are needed to tell how sure a difference is"
+        )
 
 
 def _check_paired(first: Kept, kept: Kept, run: Path, first_run: Path) -> None:

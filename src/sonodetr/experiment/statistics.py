@@ -6,8 +6,9 @@ Applied Statistics 2007):
 
 - **recordings** with replacement (all recordings of a patient together), as many as there are, and
   *the same ones for every run*, so that what makes a recording easy or hard for all cancels;
-- **seeds** with replacement, *for each method by itself*: two trainings of one seed share nothing
-  but the order of their data (see `seed_shares`).
+- **seeds** with replacement, *for each method by itself*, as if trainings of one seed had nothing
+  in common. They share the order of their data and often their first weights, so intervals err on
+  the safe side (see `seed_shares`).
 
 AP is counted anew from every draw of recordings, run by run, and then averaged over the seeds.
 """
@@ -25,6 +26,8 @@ from sonodetr.evaluation.statistics import Interval
 # Odd tails of 95% fall on drawn values; the least p, 2 / 10,000, outlives Holm's factor of a table.
 RESAMPLES = 9999
 LEVEL = 0.05
+# Below, a bootstrap calls chance a gain too often (benchmarks/difference_coverage.py).
+FEWEST_UNITS = 10
 
 Drawn = Float64[np.ndarray, " resamples"]
 
@@ -113,8 +116,8 @@ def two_sided_p(drawn: Drawn) -> float:
     """p of "the difference is zero", by turning the percentile interval round.
 
     Twice the share of resamples on the rarer side of zero, of which one more is counted than there
-    were (Davison and Hinkley, "Bootstrap Methods and their Application", 1997, eq. 4.11): p is
-    below 0.05 where the 95% interval leaves zero out, and never 0.
+    were (Davison and Hinkley, "Bootstrap Methods and their Application", 1997, eq. 4.11): p is at
+    most 0.05 where the 95% interval leaves zero out, and never 0.
 
     >>> two_sided_p(np.array([1.0, 2.0, 3.0, -1.0])), two_sided_p(np.arange(1.0, 40.0))
     (0.8, 0.05)
@@ -173,7 +176,7 @@ class Pair:
 
 
 def compare(
-    pairs: Sequence[Pair], methods: Mapping[tuple[str | None, str], Estimate]
+    pairs: Sequence[Pair], methods: Mapping[tuple[str | None, str], Estimate], units: int
 ) -> list[dict[str, Any]]:
     """Every difference of a table, corrected for as many tests as it has rows.
 
@@ -181,6 +184,8 @@ def compare(
         pairs: the rows, all of them: choosing among them afterwards would undo the correction.
         methods: (queries, method) -> its figure, all on the same draws of recordings; (None, name)
             is a teacher's.
+        units: how many recordings (or patients) there are to draw from; with fewer than
+            `FEWEST_UNITS` nothing is tested, so that `p` and `p_corrected` are None.
 
     Returns:
         A row for each pair, in plain values: `queries`, `method`, `against`; their `difference`,
@@ -192,9 +197,12 @@ def compare(
         difference(methods[pair.queries, pair.method], methods[pair.queries, pair.against])
         for pair in pairs
     ]
-    p_values = [two_sided_p(gain.drawn) for gain in gains]
+    tested: Sequence[tuple[float | None, float | None]] = [(None, None)] * len(gains)
+    if units >= FEWEST_UNITS:
+        p_values = [two_sided_p(gain.drawn) for gain in gains]
+        tested = list(zip(p_values, holm(p_values), strict=True))
     rows = []
-    for pair, gain, p, p_corrected in zip(pairs, gains, p_values, holm(p_values), strict=True):
+    for pair, gain, (p, p_corrected) in zip(pairs, gains, tested, strict=True):
         row = asdict(pair)
         teacher = row.pop("teacher")
         closed = None
@@ -209,8 +217,10 @@ def compare(
     return rows
 
 
-def verdict(gain: float, p_corrected: float) -> str:
-    """ "better", "worse", or "not distinguishable from zero" after the correction."""
+def verdict(gain: float, p_corrected: float | None) -> str:
+    """ "better", "worse", or "not distinguishable from zero" after the correction; "not tested"."""
+    if p_corrected is None:
+        return "not tested"
     if p_corrected > LEVEL:
         return "not distinguishable from zero"
     return "better" if gain > 0 else "worse"

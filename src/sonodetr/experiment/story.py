@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sonodetr.experiment.statistics import LEVEL
+from sonodetr.experiment.statistics import FEWEST_UNITS, LEVEL
 from sonodetr.report import Cell, interval
 
 Results = Mapping[str, Any]  # results.json
@@ -96,8 +96,7 @@ def answer(results: Results) -> list[str]:
     sentences = [
         f"{capital(method)} reaches AP {ap:.3f} where {baseline} reaches {baseline_ap:.3f}: "
         f"{signed(best['difference']['value'])} "
-        f"({_range(best['difference'], signed)}; "
-        f"p{_NO_BREAK}={_NO_BREAK}{_p(best['p_corrected'])} after correction)"
+        f"({_range(best['difference'], signed)}{_chance(best['p_corrected'])})"
         + ("." if telling else f", a difference that is {best['verdict']}.")
     ]
     closed = best["gap_closed"]
@@ -107,7 +106,7 @@ def answer(results: Results) -> list[str]:
             "teacher's lead."
         )
     compared = results["comparisons"][test]
-    if len(compared) > 1:
+    if len(compared) > 1 and best["p_corrected"] is not None:
         counts = Counter(each["verdict"] for each in compared)
         sentences.append(
             f"Of {len(compared)} comparisons {counts['better']} show a gain, {counts['worse']} a "
@@ -149,10 +148,10 @@ def facts(results: Results) -> list[str]:
         lines.append(
             "With one seed, intervals do not hold what another training would have made of it."
         )
-    if test["units"] == 1:
+    if test["units"] < FEWEST_UNITS:
         lines.append(
-            f"All frames are of one {test['unit']}: intervals hold what other seeds would have "
-            "made of it, and say nothing of another."
+            f"With fewer than {FEWEST_UNITS} {test['unit']}s intervals are too narrow, and "
+            "differences are not tested."
         )
     return lines
 
@@ -207,11 +206,14 @@ def comparison_table(results: Results, test: str) -> Table:
         # In a narrow column, two lines and not four.
         verdict = each["verdict"].replace("not ", f"not{_NO_BREAK}")
         verdict = verdict.replace("from ", f"from{_NO_BREAK}")
+        p = Cell("")
+        if each["p"] is not None:
+            p = Cell(_p(each["p_corrected"]), f"before: {_p(each['p'])}")
         cells = (
             Cell(each["method"], f"against {each['against']}"),
             Cell("", "", kind, drawing),
             Cell(signed(gain["value"]), _range(gain, signed), kind),
-            Cell(_p(each["p_corrected"]), f"before: {_p(each['p'])}"),
+            p,
             Cell(verdict),
             _closed_cell(each),
         )
@@ -334,6 +336,12 @@ def _plain(value: Any) -> str:
 
 def _range(of: Mapping[str, Any], show: Callable[[float], str]) -> str:
     return f"{show(of['low'])} to {show(of['high'])}"
+
+
+def _chance(p_corrected: float | None) -> str:
+    if p_corrected is None:
+        return ""
+    return f"; p{_NO_BREAK}={_NO_BREAK}{_p(p_corrected)} after correction"
 
 
 def _p(value: float) -> str:

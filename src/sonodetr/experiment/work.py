@@ -28,7 +28,15 @@ from pydantic import JsonValue
 
 from sonodetr.config import Config
 from sonodetr.config_file import config_from_run
-from sonodetr.experiment.address import SHORT, address, data_address, facts_of
+from sonodetr.experiment.address import (
+    SHORT,
+    address,
+    code_address,
+    data_address,
+    facts_of,
+    simulates,
+    sources,
+)
 from sonodetr.experiment.plan import Plan, Unit
 from sonodetr.files import InputError, write_json
 
@@ -252,6 +260,8 @@ def _targets_key(config: Config, teacher: str) -> str:
         },
         config.distill.model_dump(mode="json", include={"heads", "time"}),
         teacher,
+        data_address(data.unlabelled, "", "skip") if data.unlabelled else None,
+        code_address(sources(), teacher=True, simulated=simulates(data)),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:SHORT]
 

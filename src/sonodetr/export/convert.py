@@ -84,7 +84,11 @@ def export_model(
     run, out = model_folder(run), Path(out)
     _check_request(run, out, format, int8, calibration)
     model, config, info = load_run(run)
-    data = read_calibration(calibration, run, info.classes) if calibration and int8 else None
+    data = (
+        read_calibration(calibration, run, config.data, info.classes)
+        if calibration and int8
+        else None
+    )
     real = list(data.videos) if data else []
     real += read(check) if check else []
     with whole_folder(out) as part, TemporaryDirectory() as scratch:
@@ -180,6 +184,11 @@ def _compare(
         for clip in (*clips, *clips_of(real, samples, config.data)):
             parity.compare(clip)
             advance()
+    if parity.undecided == parity.clips:
+        raise InputError(
+            "the exported model cannot be compared with torch: on every frame some proposals are "
+            "as good as each other, as in a model that was hardly trained; train it, then export"
+        )
     frames = {"simulated": len(clips), "real": len(samples), "undecided": parity.undecided}
     return {"tolerance": TOLERANCE, "frames": frames, "largest_difference": parity.worst}
 

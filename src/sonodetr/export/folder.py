@@ -1,12 +1,13 @@
 """A folder that is either whole or absent."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sonodetr.contract import CONTRACT
+from sonodetr.contract import CONTRACT, read_contract
 from sonodetr.files import InputError
 
 
@@ -17,16 +18,25 @@ def check_target(folder: Path) -> None:
         InputError: it is a file, a folder with other things, or cannot be written.
     """
     if folder.is_dir():
-        ours = (folder / CONTRACT).is_file()
-        if any(folder.iterdir()) and not ours:
+        if foreign := _foreign(folder):
             raise InputError(
-                f"{folder}: holds other files, not an exported model; choose another folder"
+                f"{folder}: holds {foreign}, which is not of an exported model and would be lost; "
+                "choose another folder"
             )
     elif folder.exists():
         raise InputError(f"{folder}: is a file; choose another folder")
     parent = next(each for each in folder.absolute().parents if each.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
         raise InputError(f"{folder}: {parent} cannot be written; choose another folder")
+
+
+def _foreign(folder: Path) -> str:
+    """The first thing in it that no export and no evaluation of one has written, or nothing."""
+    ours = {CONTRACT}
+    if (folder / CONTRACT).is_file():
+        ours |= set(read_contract(folder).files_sha256)
+    names = sorted(path.name for path in folder.iterdir())
+    return next((n for n in names if n not in ours and not n.startswith("evaluation-")), "")
 
 
 @contextmanager
@@ -40,8 +50,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         InputError: it cannot be written, or the disk is full.
     """
     final = path.absolute()
-    part = final.with_name(f".{final.name}.part{os.getpid()}")
-    old = final.with_name(f".{final.name}.old{os.getpid()}")
+    unique = secrets.token_hex(6)
+    part = final.with_name(f".{final.name}.part{unique}")
+    old = final.with_name(f".{final.name}.old{unique}")
     made = [each for each in part.parents if not each.exists()]
     try:
         part.mkdir(parents=True)

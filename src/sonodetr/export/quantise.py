@@ -38,7 +38,7 @@ class Calibration(NamedTuple):
 
 
 def read_calibration(
-    path: str | os.PathLike[str], run: Path, classes: Sequence[str]
+    path: str | os.PathLike[str], run: Path, config: DataConfig, classes: Sequence[str]
 ) -> Calibration:
     """The data a run was trained on, divided as then; validation and test are held out.
 
@@ -50,7 +50,9 @@ def read_calibration(
             f"{run}: has no {DIVISION}, so nothing says which frames may set the ranges and which "
             "must tell what that costs; export without int8"
         )
-    videos, division = read(path), read_json(run / DIVISION)
+    images = config.images if os.fspath(path) == config.path else ""
+    videos = read(path, images=images, on_bad_label=config.on_bad_label)
+    division = read_json(run / DIVISION)
     every = [(index, frame) for index, video in enumerate(videos) for frame in video.labels]
     check_classes(videos, every, classes)
     train = select(videos, division, "train")
@@ -153,6 +155,11 @@ def held_out_loss(before: Path, after: Path, data: Calibration, allowed: float) 
     loss = paired_differences(first, second, int(unit_of_frame.max()) + 1)["ap"]
     ones = np.ones((1, int(unit_of_frame.max()) + 1), np.int64)
     values = [float(each(ones)["ap"][0]) for each in (first, second)]
+    if np.isnan(loss.value):
+        raise InputError(
+            f"the {len(data.held_out)} frames that did not set the ranges have no objects, so "
+            "nothing tells what int8 costs; export without int8, or train with others held out"
+        )
     if not loss.value <= allowed:
         raise InputError(
             f"int8 loses {loss.value:.4f} of average precision ({values[0]:.4f} to {values[1]:.4f},"

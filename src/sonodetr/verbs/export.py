@@ -79,7 +79,8 @@ def _text(result: dict[str, Any]) -> str:
     """One line: size, distance from torch, and what 8 bits cost."""
     parity = result["parity"]
     furthest = max(parity["largest_difference"].values())
-    frames = parity["frames"]["simulated"] + parity["frames"]["real"]
+    count = parity["frames"]
+    frames = count["simulated"] + count["real"] - count["undecided"]
     text = (
         f"{result['out']}: {result['runtime']}, {result['precision']}, "
         f"{result['bytes'] / 1e6:.2f} MB; in float32 at most {furthest:.1e} from torch on "
