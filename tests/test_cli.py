@@ -1,6 +1,7 @@
 """The command line in this process: what verbs write and print, and one line for every mistake."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -295,6 +296,30 @@ def test_folder_that_cannot_be_written(refused, tiny_run, tiny_video, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_results_never_replace_what_is_read(refused, tiny_run, tiny_video, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    film = shutil.copy(tiny_video, out / "overlay.mp4")
+    before = film.read_bytes()
+    said = "is what is read"
+    assert said in refused("predict", tiny_run, film, "--out", out)
+    assert said in refused("predict", tiny_run, film, "--out", tmp_path, "--json", film)
+    assert said in refused("live", tiny_run, film, "--no-viewer", "--fast", "--sink", film)
+    assert said in refused("evaluate", tiny_run, film, "--json", film)
+    assert film.read_bytes() == before
+    assert [path.name for path in out.iterdir()] == ["overlay.mp4"]
+
+
+def test_json_into_a_pipe_and_not_into_a_folder(refused, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert run(["info", "--json", str(tmp_path / "pipe")]) == 0
+    assert json.loads(os.read(reader, 1_000_000))["versions"]
+    os.close(reader)
+    capsys.readouterr()
+    assert "is a folder; give the name of a file" in refused("info", "--json", tmp_path)
+
+
 def test_extra_that_is_missing(refused, monkeypatch, tmp_path, tiny_run):
     (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(9))
     for name in [n for n in sys.modules if n.startswith(("pydicom", "sonodetr.formats.dicom"))]:
@@ -311,6 +336,7 @@ def test_extra_that_is_missing(refused, monkeypatch, tmp_path, tiny_run):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "out of memory"),
         (KeyboardInterrupt(), 130, "sonodetr: stopped\n"),
         (OSError(28, "No space left on device", "x.json"), 2, "cannot write x.json: No space"),
+        (PermissionError(13, "Permission denied", "x"), 2, "x: cannot be used (Permission denied)"),
     ],
 )
 def test_what_the_machine_says(monkeypatch, capsys, error, code, message):

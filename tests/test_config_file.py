@@ -151,6 +151,10 @@ def test_mistakes_in_one_line(written, text, message):
         ("epochs", "write section.key=value"),
         ("train.epochs.more=3", "unknown key|is a value, not a section"),
         ("train.epochs=[1", "cannot be read; quote it"),
+        ("name=2024-13-01", "cannot be read; quote it"),
+        ("name=0x_", "cannot be read; quote it"),
+        ("data=&a [*a]", "the config holds itself"),
+        ("train.epochs=" + "[" * 400, "cannot be read; quote it|is not allowed"),
         ("=3", "unknown key"),
     ],
 )

@@ -1,8 +1,17 @@
 import errno
+import os
 
 import pytest
 
-from sonodetr.files import InputError, closest, existing_file, read_json, whole_file, write_json
+from sonodetr.files import (
+    InputError,
+    check_apart,
+    closest,
+    existing_file,
+    read_json,
+    whole_file,
+    write_json,
+)
 
 
 def test_closest_word_comes_first():
@@ -49,6 +58,33 @@ def test_folder_that_cannot_be_made(tmp_path):
         write_json(tmp_path / "file" / "a.json", {})
 
 
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "a.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("a.json")
+    write_json(tmp_path / "link.json", 7)
+    assert (tmp_path / "link.json").is_symlink()
+    assert read_json(tmp_path / "a.json") == 7
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(InputError, match=f"{name}: is a folder or device, not a file"):
+            write_json(tmp_path / name, 7)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_results_apart_from_what_is_read(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "link").symlink_to("one")
+    check_apart(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    check_apart(tmp_path / "one", tmp_path / "one" / "lines.jsonl", tmp_path / "one" / "a.mp4")
+    for source, output in (("a.mp4", "one/../a.mp4"), ("one", "link/x.png"), ("one", "one")):
+        with pytest.raises(InputError, match="is what is read, or would be next time"):
+            check_apart(tmp_path / source, tmp_path / output)
+
+
 def test_json_comes_back(tmp_path):
     write_json(tmp_path / "a.json", {"a": [1, 2.5, "é"]})
     assert read_json(tmp_path / "a.json") == {"a": [1, 2.5, "é"]}
@@ -83,5 +119,11 @@ def test_existing_file(tmp_path):
         existing_file(tmp_path / "a")
     with pytest.raises(InputError, match="is a folder"):
         existing_file(tmp_path)
-    with pytest.raises(InputError, match="cannot be read"):
-        existing_file(tmp_path / ("a" * 300))
+    for name in ("a" * 300, "a\0b"):
+        with pytest.raises(InputError, match="cannot be read"):
+            existing_file(tmp_path / name)
+
+
+def test_a_mark_of_byte_order_is_no_mistake(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf[1]")
+    assert read_json(tmp_path / "a.json") == [1]

@@ -43,6 +43,13 @@ def test_video_keeps_frames_and_rate(tmp_path, rate):
     assert frames[11].to_ndarray(format="gray")[60, 60] == pytest.approx(55, abs=3)
 
 
+@pytest.mark.parametrize("rate_hz", [1 / 4000, 1e9])
+def test_video_of_odd_rates(tmp_path, rate_hz):
+    write_video(tmp_path / "a.mp4", [0.0, 4000.0, 8000.0], rate_hz=rate_hz)
+    _, frames = read_back(tmp_path / "a.mp4")
+    assert [frame.time for frame in frames] == pytest.approx([0, 4000, 8000], abs=1e-3)
+
+
 def test_video_plays_in_a_browser(tmp_path):
     """H.264, 4:2:0, even sides, index before the pictures."""
     write_video(tmp_path / "a.mp4", [0.0, 1 / 17])

@@ -2,6 +2,7 @@
 
 import atexit
 import errno
+import multiprocessing
 import os
 import sys
 from typing import Annotated, Any
@@ -58,12 +59,21 @@ _EXTRAS = {
     "websockets": "live",
 }
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
+)
 
 
 def main() -> None:
     """Run the command line and exit: 0 done, 2 wrong input, 130 stopped by Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):  # a name that is no text must not end a run at its end
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     code = run(sys.argv[1:])
     if code == 130:
+        for child in multiprocessing.active_children():  # that a second Ctrl-C left
+            child.terminate()
         # Where Ctrl-C came while a library ran code from a string (as dataclasses do when they are
         # made), Python would die of the signal at its end, and its caller would see no exit code.
         atexit._run_exitfuncs()
@@ -103,11 +113,12 @@ def run(words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno in _FULL:
+            name = error.filename or "the output"
+            return _wrong(f"cannot write {name}: {error.strerror}; free some space")
+        if error.filename is None or error.errno not in _REFUSED:
             raise
-        return _wrong(
-            f"cannot write {error.filename or 'the output'}: {error.strerror}; free some space"
-        )
+        return _wrong(f"{error.filename}: cannot be used ({error.strerror}); choose another place")
     except (MemoryError, RuntimeError) as error:
         # How torch says it: "can't allocate memory" on a CPU, "out of memory" on a GPU.
         if isinstance(error, RuntimeError) and "memory" not in str(error):

@@ -300,8 +300,10 @@ class DistillConfig(Section):
 class Config(Section):
     """A whole run."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$", description="name of the run folder")
-    seed: int = Field(0, ge=0, description="same seed, same bits on the same machine")
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", description="name of the run folder"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="same seed, same bits on the same machine")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()

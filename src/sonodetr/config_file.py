@@ -20,6 +20,8 @@ from sonodetr.config import Config
 from sonodetr.files import InputError, closest, existing_file
 
 _Values = TypeVar("_Values", bound=BaseModel)
+# What PyYAML raises at text that is no YAML, or whose values do not exist (2024-13-01, 0x_).
+NOT_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError)
 
 
 class _Loader(yaml.SafeLoader):
@@ -66,7 +68,7 @@ def _blocks(path: str | os.PathLike[str]) -> dict[str, Any]:
     source = existing_file(path)
     try:
         values = yaml.load(source.read_text(encoding="utf-8"), _Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except NOT_YAML as error:
         place = getattr(error, "problem_mark", None)
         where = f" at line {place.line + 1}" if place else ""
         raise InputError(
@@ -102,7 +104,10 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     for word in overrides:
         _override(values, word)
-    return _expand(values)
+    try:
+        return _expand(values)
+    except RecursionError:
+        raise InputError("the config holds itself; leave out YAML's & and *") from None
 
 
 def parse_config(values: dict[str, Any], where: str = "config") -> Config:
@@ -146,7 +151,7 @@ def _override(values: dict[str, Any], word: str) -> None:
             raise InputError(f"{word!r}: {section!r} is a value, not a section")
     try:
         place[last] = yaml.load(text, _Loader) if text else ""  # YAML calls nothing null
-    except yaml.YAMLError:
+    except NOT_YAML:
         raise InputError(f"{word!r}: the value cannot be read; quote it") from None
 
 
@@ -177,6 +182,8 @@ def _explain(error: ValidationError | TypeError, kind: type[BaseModel]) -> str:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     key = ".".join(path)
+    if first["type"] == "missing":
+        return f"{key!r} is missing; add it"
     if first["type"] == "extra_forbidden":
         section: Any = kind
         for part in path[:-1]:  # of a table, whatever its keys, all values are of one kind

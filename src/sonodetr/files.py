@@ -25,6 +25,8 @@ def closest(word: str, allowed: Iterable[str]) -> str:
     "did you mean 'learned'? Allowed: learned, anchor"
     """
     names = list(allowed)
+    if not names:
+        return "there are none"
     near = difflib.get_close_matches(word, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}Allowed: {', '.join(names)}"
@@ -36,13 +38,18 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     A reader therefore never sees half a file, and a full disk or Ctrl-C leaves the old one.
 
+    A link stays a link, and what it names is replaced.
+
     Raises:
-        InputError: the folder cannot be written, or the disk is full.
+        InputError: the folder cannot be written, the disk is full, or no file is there but a
+            folder or device.
     """
-    final = Path(path)
+    final = Path(os.path.realpath(path))
     # Machines that share a folder may have processes of one number.
     part = final.with_name(f".{final.stem}.part{secrets.token_hex(6)}{final.suffix}")
     try:
+        if final.exists() and not final.is_file():
+            raise InputError(f"{path}: is a folder or device, not a file; choose another name")
         final.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, final)
@@ -52,8 +59,23 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             "free some space or choose another folder"
         ) from error
     finally:
-        with suppress(NotADirectoryError):  # the "folder" is a file, as was said above
+        with suppress(OSError):  # of a folder that is none or is closed, as was said above
             part.unlink(missing_ok=True)
+
+
+def check_apart(source: str | os.PathLike[str], *outputs: str | os.PathLike[str]) -> None:
+    """Whether what is written leaves alone what is read, now and the next time.
+
+    Raises:
+        InputError: an output is the source, or a picture in the folder that is the source.
+    """
+    read = Path(os.path.realpath(source))
+    for output in outputs:
+        written = Path(os.path.realpath(output))
+        if written == read or (written.suffix == ".png" and read in written.parents):
+            raise InputError(
+                f"{output}: is what is read, or would be next time; choose another place for it"
+            )
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -75,7 +97,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """
     source = existing_file(path)
     try:
-        return json.loads(source.read_text(encoding="utf-8"))
+        return json.loads(source.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise InputError(
             f"{source}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
@@ -99,6 +121,9 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
             raise InputError(f"{source}: the file is empty (0 bytes); copy it again")
     except FileNotFoundError:
         raise InputError(f"{source}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:  # the name holds a null byte
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{source}: cannot be read ({reason})") from error
     return source

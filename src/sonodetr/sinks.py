@@ -24,6 +24,7 @@ from sonodetr.types import Detections, Frame, Video
 UNKNOWN_RATE_HZ = 10.0
 
 Write = Callable[[Frame, Detections], None]
+LINES, PICTURE, VIDEO = "detections.jsonl", "overlay.png", "overlay.mp4"
 
 # Ticks a second of a written video; every common frame rate is a whole number of them.
 _TICKS = 90_000
@@ -47,15 +48,15 @@ def prediction_files(
     Raises:
         InputError: a file cannot be written.
     """
-    paths = [folder / "detections.jsonl"]
+    paths = [folder / LINES]
     with ExitStack() as stack:
         writes = [stack.enter_context(json_lines(paths[0]))]
         if overlay and len(video) == 1:
-            paths.append(folder / "overlay.png")
+            paths.append(folder / PICTURE)
             sink = overlay_picture(paths[1], show_outside=show_outside)
             writes.append(stack.enter_context(sink))
         elif overlay:
-            paths.append(folder / "overlay.mp4")
+            paths.append(folder / VIDEO)
             rate_hz = video.frame_rate_hz or UNKNOWN_RATE_HZ
             sink = overlay_video(paths[1], rate_hz, show_outside=show_outside)
             writes.append(stack.enter_context(sink))
@@ -77,7 +78,7 @@ def json_lines(path: str | os.PathLike[str]) -> Iterator[Write]:
     with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
 
         def write(frame: Frame, detections: Detections) -> None:
-            file.write(json.dumps(detections.to_dict()) + "\n")
+            file.write(json.dumps(detections.to_dict(), allow_nan=False) + "\n")
 
         yield write
 
@@ -132,7 +133,8 @@ def picture_video(
     """
     if "libx264" not in av.codecs_available:
         raise InputError("this build of PyAV cannot write H.264; leave the video out (--no-video)")
-    rate = Fraction(frame_rate_hz).limit_denominator(1001)
+    slowest, fastest = Fraction(1, 1001), Fraction(1000)  # that a file can hold
+    rate = min(max(Fraction(frame_rate_hz).limit_denominator(1001), slowest), fastest)
     period = round(_TICKS / rate)
     # The index in front lets a browser play before it has everything.
     options = {"movflags": "+faststart"}

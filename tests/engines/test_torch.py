@@ -1,10 +1,15 @@
+import re
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sonodetr.config import ModelConfig
 from sonodetr.engines.torch import TorchEngine, interface_of, open_run
-from sonodetr.files import InputError
+from sonodetr.export.convert import export_model
+from sonodetr.files import InputError, read_json, write_json
 from sonodetr.model.decode import decode
 from sonodetr.model.detr import DETR, Capture
 from sonodetr.training.run import load_run
@@ -28,6 +33,29 @@ def test_a_run_folder(tiny_run):
     np.testing.assert_array_equal(answer.classes, classes[0])
     np.testing.assert_array_equal(answer.boxes_cxcywh, boxes[0])
     assert answer.points is points is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(tiny_run, tmp_path, value):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    weights = load_file(run / "model.safetensors")
+    name = next(name for name in weights if name.endswith("weight"))
+    weights[name].view(-1)[3] = value
+    save_file(weights, run / "model.safetensors")
+    with pytest.raises(
+        InputError, match=rf"model\.safetensors: {re.escape(name)} is not all finite"
+    ):
+        open_run(run)
+    with pytest.raises(InputError, match="is not all finite"):
+        export_model(run, tmp_path / "out")
+
+
+@pytest.mark.parametrize("threshold", [-1, 2])
+def test_a_threshold_that_is_no_score(tiny_run, tmp_path, threshold):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    write_json(run / "run.json", read_json(run / "run.json") | {"threshold": threshold})
+    with pytest.raises(InputError, match=f"the threshold {threshold}.* but only 0 to 1"):
+        open_run(run)
 
 
 def test_threads(tiny_run):

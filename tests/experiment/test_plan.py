@@ -97,7 +97,7 @@ def test_the_plans_that_come_along():
         ({"baseline": "plane"}, "baseline 'plane' is not among methods; did you mean 'plain'?"),
         ({"strongest": ["x"]}, "strongest 'x' is not among methods; Allowed: plain, attention"),
         ({"seeds": [1, 1]}, "seeds [1, 1]: give different ones"),
-        ({"seeds": [-1]}, "seeds [-1]: give different ones, 0 or more"),
+        ({"seeds": [-1]}, "seeds [-1]: give different ones, from 0 below 2^32"),
         ({"seeds": []}, "seeds: [] is not allowed"),
         ({"name": "a/b"}, "name: 'a/b' is not allowed"),
         ({"test": {}}, "queries and test need one entry or more"),

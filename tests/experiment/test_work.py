@@ -256,6 +256,10 @@ def test_a_folder_to_test_on_must_be_there(make):
 def test_there_must_be_enough_to_test_on(make, tmp_path):
     methods = {"teachers": {}, "methods": {"plain": {}}}
     check_test_parts(make(**methods, test={"new": "test"}).plan)
+    divided = {"data.split.by_folder": False, "data.split.folds": 3}
+    with pytest.raises(InputError, match="is another one with seed 1 than with seed 0"):
+        check_test_parts(make(**methods, test={"new": "test"}, changes=divided).plan)
+    check_test_parts(make(**methods, test={"new": "test"}, changes=divided, seeds=[4]).plan)
     write_data(tmp_path / "data", [("shifted", 1)])
     with pytest.raises(InputError, match="'shifted': has 1 objects in 1 images; objects in two"):
         check_test_parts(make(**methods, test={"new": "test", "other": "shifted"}).plan)

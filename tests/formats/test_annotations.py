@@ -147,6 +147,7 @@ def test_unique_names_the_first_repeat() -> None:
         ("<a>", "the file may be truncated"),
         ('<!DOCTYPE a [<!ENTITY e "x">]><a>&e;</a>', "not plain XML (EntitiesForbidden)"),
         ('<?xml version="1.0" encoding="none"?><a/>', "XML"),
+        ('<?xml version="1.0" encoding="gb2312"?><a/>', "save it as UTF-8"),
     ],
 )
 def test_xml_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:

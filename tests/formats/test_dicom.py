@@ -390,6 +390,17 @@ def test_times(tmp_path: Path) -> None:
     assert uneven == pytest.approx([0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.21])
     assert times(tmp_path, FrameTimeVector=[0, 10], FrameTime=50) == steady  # too few steps
     assert times(tmp_path) == [0] * COUNT
+    for nonsense in (1e-300, 1e20):
+        assert times(tmp_path, FrameTime=nonsense) == [0] * COUNT
+        assert times(tmp_path, FrameTime=nonsense, CineRate=20) == steady
+
+
+def test_films_are_not_read(tmp_path: Path) -> None:
+    header = dataset(pictures())
+    header.PixelData = encapsulate([b"a film in one piece"])
+    header.file_meta.TransferSyntaxUID = uid.MPEG4HP41
+    with pytest.raises(InputError, match=r"compressed as MPEG-4 .* are not read; convert"):
+        read_dicom(saved(tmp_path, header))
 
 
 def region(x0: int, y0: int, x1: int, y1: int, **elements: Any) -> Dataset:

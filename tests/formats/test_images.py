@@ -174,6 +174,21 @@ def test_empty_truncated_and_wrong_files(tmp_path: Path) -> None:
         frames[0]
 
 
+def test_damaged_pages(tmp_path: Path) -> None:
+    pages = [Image.fromarray(grey(seed)) for seed in range(4)]
+    file = tmp_path / "a.tif"
+    pages[0].save(file, save_all=True, append_images=pages[1:])
+    whole = file.read_bytes()
+    for length in range(8, len(whole), 97):
+        file.write_bytes(whole[:length])
+        try:
+            frames = image_frames(file)
+            for index in range(len(frames)):
+                frames[index]
+        except InputError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - some lengths leave whole pages
+
+
 def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     Image.fromarray(grey(9).astype(np.float32)).save(tmp_path / "f.tif")
     with pytest.raises(InputError, match="pixels of type F"):

@@ -231,14 +231,18 @@ def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
     assert peaks[1] < peaks[0] + 3_000_000  # 200 frames are 13 MB; chunks of 1 MB go through
 
 
-def test_inflated_once_and_again_when_the_file_changes(tmp_path: Path) -> None:
+def test_inflated_once_and_again_when_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     values = pictures()
     file = written(tmp_path / "a.mha", values, compress=True)
     (video,) = read_metaimage(file)
     first = inflated(str(file), video.frames.offset, ZLIB, values.nbytes)
     video.frames[3]
     assert inflated(str(file), video.frames.offset, ZLIB, values.nbytes) is first
-    assert not list(Path(tempfile.gettempdir()).glob("sonodetr-*"))  # nameless
+    assert not list((tmp_path / "temporary").iterdir())  # nameless
     (video,) = read_metaimage(written(file, values[:-1] + 1, compress=True))
     check(video.frames, values[:-1] + 1)
 

@@ -46,7 +46,7 @@ def test_lines_are_appended_one_by_one(tmp_path):
     assert [line["frame"] for line in lines(path)] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("rest", ["", '{"frame": 3, "ti', "x" * 70_001])
+@pytest.mark.parametrize("rest", ["", '{"fra', '{"frame": 3, "ti', '{"frame": 3' + "x" * 70_001])
 @pytest.mark.parametrize("before", ["", '{"frame": 2}\n'])
 def test_half_a_line_is_cut_off(tmp_path, before, rest):
     path = tmp_path / "a.jsonl"
@@ -54,6 +54,15 @@ def test_half_a_line_is_cut_off(tmp_path, before, rest):
     with LinesFile(path).open() as deliver:
         deliver(result(5))
     assert path.read_text() == before + json.dumps(result(5).detections.to_dict()) + "\n"
+
+
+@pytest.mark.parametrize("mine", ["my own words", '{"frame": 3}', "a\n" + "x" * 70_001])
+def test_a_last_line_of_somebody_else_stays(tmp_path, mine):
+    path = tmp_path / "a.jsonl"
+    path.write_text(mine)
+    with LinesFile(path).open() as deliver:
+        deliver(result(5))
+    assert path.read_text() == f"{mine}\n{json.dumps(result(5).detections.to_dict())}\n"
 
 
 def test_killed_while_writing(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from sonodetr.files import InputError
 from sonodetr.model.decode import answers_of
 from sonodetr.model.detr import DETR, Capture
 from sonodetr.shapes import Float, Float32, UInt8
-from sonodetr.training.run import RunInfo, load_run
+from sonodetr.training.run import WEIGHTS, RunInfo, load_run
 from sonodetr.types import Answer
 
 
@@ -97,8 +98,30 @@ def open_run(
     """
     if threads:
         torch.set_num_threads(threads)
-    model, config, info = load_run(folder)
+    model, config, info = load_checked(folder)
     return TorchEngine(model, device), interface_of(config, info)
+
+
+def load_checked(folder: str | os.PathLike[str]) -> tuple[DETR, Config, RunInfo]:
+    """As `load_run`, and the numbers can be those of a model.
+
+    Raises:
+        InputError: the folder holds no usable model, its weights are not all finite, or its
+            threshold is no score.
+    """
+    model, config, info = load_run(folder)
+    for name, values in model.state_dict().items():
+        if not values.isfinite().all():
+            raise InputError(
+                f"{Path(folder) / WEIGHTS}: {name} is not all finite; the file is damaged, or the "
+                "training came to nothing: copy it again, or train with a lower learning rate"
+            )
+    if not 0 <= info.threshold <= 1:
+        raise InputError(
+            f"{folder}: run.json has the threshold {info.threshold}, but only 0 to 1 is allowed; "
+            "restore it"
+        )
+    return model, config, info
 
 
 def interface_of(config: Config, info: RunInfo) -> Interface:

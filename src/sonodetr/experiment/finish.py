@@ -1,5 +1,6 @@
 """What is looked at before an experiment's first training, and after its last."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +34,23 @@ def check_test_parts(plan: Plan) -> None:
                 f"test part {part!r}: {folder}: no such folder; make it, or name "
                 f"{', '.join(PARTS)} or a folder in {data.path}"
             )
-        _check_enough(config, part, folder)
+        seeds = () if data.split.by_folder else plan.seeds[1:]
+        _check_enough(config, seeds, part, folder)
 
 
-def _check_enough(config: Config, part: str, folder: str) -> None:
+def _check_enough(config: Config, seeds: Sequence[int], part: str, folder: str) -> None:
     data = config.data
     if folder == data.path and part != "all":
         opened = open_data(config)
         videos, samples = opened.videos, getattr(opened.split, part)
+        for seed in seeds:
+            other = open_data(config.model_copy(update={"seed": seed})).split
+            if getattr(other, part) != samples:
+                raise InputError(
+                    f"test part {part!r}: is another one with seed {seed} than with seed "
+                    f"{config.seed}, so runs could not be compared; divide the data by folders "
+                    "(data.split.by_folder), or give one seed"
+                )
     else:
         videos = read(folder, on_bad_label=data.on_bad_label)
         samples = [(index, frame) for index, video in enumerate(videos) for frame in video.labels]

@@ -120,8 +120,9 @@ class Plan(Section):
     def _consistent(self) -> "Plan":
         if not self.queries or not self.test:
             raise ValueError("queries and test need one entry or more, or leave them out")
-        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds {list(self.seeds)}: give different ones, 0 or more")
+        allowed = all(0 <= seed < 2**32 for seed in self.seeds)
+        if not allowed or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)}: give different ones, from 0 below 2^32")
         for name, method in self.methods.items():
             self._check_method(name, method)
         try:

@@ -27,7 +27,7 @@ from sonodetr.contract import (
     sha256,
     write_contract,
 )
-from sonodetr.engines.torch import interface_of
+from sonodetr.engines.torch import interface_of, load_checked
 from sonodetr.export.files import write_graph
 from sonodetr.export.folder import check_target, whole_folder
 from sonodetr.export.graph import EVERYTHING, Graph, graphs_of
@@ -37,7 +37,7 @@ from sonodetr.files import InputError, closest
 from sonodetr.formats import read
 from sonodetr.model.detr import DETR
 from sonodetr.progress import progress_bar
-from sonodetr.training.run import DIVISION, WEIGHTS, RunInfo, load_run
+from sonodetr.training.run import DIVISION, WEIGHTS, RunInfo
 from sonodetr.types import Video
 
 _MOST_REAL = 32  # frames of the user's recordings that the artefact is compared on
@@ -83,7 +83,7 @@ def export_model(
     """
     run, out = model_folder(run), Path(out)
     _check_request(run, out, format, int8, calibration)
-    model, config, info = load_run(run)
+    model, config, info = load_checked(run)
     data = (
         read_calibration(calibration, run, config.data, info.classes)
         if calibration and int8

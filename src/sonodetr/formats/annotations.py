@@ -229,7 +229,9 @@ def read_xml(source: Path) -> Any:
         return parse(existing_file(source)).getroot()
     except ParseError as error:
         raise InputError(f"{source}: not valid XML ({error}); the file may be truncated") from None
-    except (DefusedXmlException, UnicodeDecodeError, LookupError) as error:
+    except (DefusedXmlException, ValueError, LookupError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"{source}: not plain XML ({type(error).__name__}); save it as UTF-8 without entities"
         ) from None

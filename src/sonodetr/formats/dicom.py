@@ -236,6 +236,14 @@ def _check_kind(path: str, options: dict[str, Any]) -> None:
             f"{path}: Photometric Interpretation {colours[:16]!r}; allowed are "
             f"{', '.join(_COLOURS)}"
         )
+    syntax = options["transfer_syntax_uid"]
+    if syntax.is_encapsulated:
+        try:
+            get_decoder(syntax)
+        except NotImplementedError:
+            raise InputError(
+                f"{path}: pixels compressed as {syntax.name} are not read; convert them"
+            ) from None
 
 
 def _header(path: str) -> tuple[Any, dict[str, Any], int, int]:

@@ -10,6 +10,8 @@ from pydicom.pixels.processing import apply_windowing
 
 from sonodetr.types import Region, Spacing
 
+_SHORTEST_S, _LONGEST_S = 1e-6, 86400.0  # between two frames; else the file does not mean it
+
 
 def stored_to_shown(header: Any, options: dict[str, Any]) -> np.ndarray | None:
     """Table from every stored value, as unsigned, to what is shown; None where they are the same.
@@ -53,13 +55,16 @@ def times_s(header: Any, count: int) -> np.ndarray:
     """Seconds from the first frame; all 0 where the file does not say."""
     steps_ms = header.get("FrameTimeVector")
     if steps_ms is not None and np.size(steps_ms) == count:
-        steps_s = np.maximum(np.asarray(steps_ms, float).reshape(count) / 1000, 0)
-        return np.cumsum(steps_s) - steps_s[0]
-    step_s = float(header.get("FrameTime") or 0) / 1000
-    for rate in ("CineRate", "RecommendedDisplayFrameRate"):
-        if step_s <= 0 and float(header.get(rate) or 0) > 0:
-            step_s = 1 / float(header.get(rate))
-    return np.arange(count) * max(step_s, 0.0)
+        steps_s = np.asarray(steps_ms, float).reshape(count) / 1000
+        if (steps_s <= _LONGEST_S).all():
+            steps_s = np.maximum(steps_s, 0)
+            return np.cumsum(steps_s) - steps_s[0]
+    rates = ("CineRate", "RecommendedDisplayFrameRate")
+    rates_hz = [float(header.get(rate) or 0) for rate in rates]
+    candidates_s = [float(header.get("FrameTime") or 0) / 1000]
+    candidates_s += [1 / rate_hz for rate_hz in rates_hz if rate_hz > 0]
+    step_s = next((each for each in candidates_s if _SHORTEST_S <= each <= _LONGEST_S), 0.0)
+    return np.arange(count) * step_s
 
 
 def region_and_spacing(header: Any, size: tuple[int, int]) -> tuple[Region | None, Spacing | None]:
@@ -101,7 +106,7 @@ def _area(region: Region | None) -> int:
 
 def _spacing(down: Any, across: Any, mm: int) -> Spacing | None:
     spacing = Spacing(abs(float(down or 0)) * mm, abs(float(across or 0)) * mm)
-    return spacing if spacing.y_mm > 0 and spacing.x_mm > 0 else None
+    return spacing if all(0 < each < np.inf for each in spacing) else None
 
 
 def patient_key(header: Any) -> str | None:

@@ -2,11 +2,13 @@
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sonodetr.files import InputError
 from sonodetr.formats.listing import IMAGE_SUFFIXES, checked_index, checked_size, keyed_files
@@ -14,6 +16,11 @@ from sonodetr.types import Pixels, Video
 
 # Named, so that Pillow tries no other format (PostScript would start a program).
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
+# What Pillow raises at damaged files.
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError),
+    Image.DecompressionBombError,
+)
 
 
 @dataclass(frozen=True)
@@ -33,15 +40,16 @@ class ImageFrames:
     def __getitem__(self, index: int) -> Pixels:
         path, page = self.pictures[checked_index(index, len(self))]
         try:
-            with Image.open(path, formats=_FORMATS) as image:
+            with _opened(path) as image:
                 image.seek(page)
                 if (image.height, image.width) != self.size:
+                    what = "its label file says" if len(self) == 1 else "its recording has"
                     raise InputError(
-                        f"{path}: {image.width} x {image.height} pixels, but this recording has "
-                        f"{self.size[1]} x {self.size[0]}; read the pictures as stills instead"
+                        f"{path}: {image.width} x {image.height} pixels, but {what} "
+                        f"{self.size[1]} x {self.size[0]}; correct that, or read it as a still"
                     )
                 return _to_8_bit(image, path)
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+        except _UNREADABLE as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(
@@ -68,10 +76,11 @@ def _to_8_bit(image: Image.Image, path: str) -> Pixels:
     )
 
 
-def _opened(file: Path) -> Image.Image:
-    with warnings.catch_warnings():  # `checked_size` has a lower limit than Pillow warns of
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file, formats=_FORMATS)
+@contextmanager
+def _opened(file: str | Path) -> Iterator[Image.Image]:
+    # Pillow warns of sizes above those that `checked_size` refuses, and of damage that is an error.
+    with warnings.catch_warnings(action="ignore"), Image.open(file, formats=_FORMATS) as image:
+        yield image
 
 
 def image_frames(path: str | os.PathLike[str]) -> ImageFrames:
@@ -92,7 +101,7 @@ def image_frames(path: str | os.PathLike[str]) -> ImageFrames:
         raise InputError(
             f"{file}: the header claims too many pixels; the file is damaged"
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         if isinstance(error, InputError):
             raise
         raise InputError(

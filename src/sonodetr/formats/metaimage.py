@@ -120,7 +120,8 @@ def _recording(key: str, file: Path) -> Video:
     times_s = np.zeros(len(frames))
     if stamps.keys() >= set(range(len(frames))):
         given = np.array([stamps[index] for index in range(len(frames))])
-        times_s = np.maximum.accumulate(given) - given[0]
+        if np.isfinite(given).all():
+            times_s = np.maximum.accumulate(given) - given[0]
     return Video(key, frames, times_s, spacing_mm=_spacing(fields, frames))
 
 
@@ -253,6 +254,6 @@ def _spacing(fields: dict[str, str], frames: MetaImageFrames) -> Spacing | None:
         x_mm, y_mm = float(words[0]), float(words[1])
     except ValueError:
         return None
-    if (x_mm, y_mm) == (1, 1) or min(x_mm, y_mm) <= 0:
+    if (x_mm, y_mm) == (1, 1) or not (0 < x_mm < np.inf and 0 < y_mm < np.inf):
         return None
     return Spacing(x_mm, y_mm) if frames.orientation[:1] in ("F", "N") else Spacing(y_mm, x_mm)

@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from sonodetr.config_file import NOT_YAML
 from sonodetr.files import InputError, existing_file
 from sonodetr.formats.annotations import (
     BadLabel,
@@ -118,7 +119,9 @@ def _description_file(path: Path) -> Path:
 def _description(source: Path) -> tuple[_Description, tuple[str, ...]]:
     try:
         values = yaml.safe_load(existing_file(source).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_YAML as error:
+        if isinstance(error, InputError):
+            raise
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         raise InputError(f"{source}: not valid YAML{where}") from None

@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from sonodetr import __version__
+from sonodetr.config_file import NOT_YAML
 from sonodetr.files import InputError, existing_file, read_json, write_text
 from sonodetr.progress import progress_bar
 from sonodetr.simulator.frames import TRACK_ID, clip_name
@@ -102,7 +103,9 @@ def _settings(config: SimulatorConfig) -> dict[str, Any]:
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(existing_file(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except NOT_YAML as error:
+        if isinstance(error, InputError):
+            raise
         values = None
     if not isinstance(values, dict):
         raise InputError(f"{path}: cannot be read; restore it, or choose another folder")

@@ -7,6 +7,7 @@ frame is looked at. No sink holds up a live pipeline.
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from threading import Event, Thread
@@ -124,9 +125,10 @@ class Pipeline:
         show_outside: bool = False,
     ) -> None:
         names = [sink.name for sink in sinks]
-        for name in names:
-            if names.count(name) > 1:
-                raise InputError(f"sink {name}: is given {names.count(name)} times; give it once")
+        places = [os.path.realpath(name) for name in names]  # of files
+        for name, place in zip(names, places, strict=True):
+            if places.count(place) > 1:
+                raise InputError(f"sink {name}: is given {places.count(place)} times; give it once")
         self.source = source
         least = predictor.threshold if threshold is None else threshold
         self._look = Look(predictor, source, least, tracker, region, show_outside)

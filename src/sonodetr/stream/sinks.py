@@ -70,7 +70,7 @@ class LinesFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a+b", buffering=0) as file:
-                _cut_to_whole_lines(file.fileno())
+                _end_last_line(file.fileno())
 
                 def deliver(result: Result) -> None:
                     line = json.dumps(result.detections.to_dict(), allow_nan=False) + "\n"
@@ -95,18 +95,27 @@ def _append(file: int, data: bytes) -> None:
         raise
 
 
-def _cut_to_whole_lines(file: int) -> None:
-    """Cut off what comes after the last line's end."""
-    end = os.lseek(file, 0, os.SEEK_END)
-    while end:
-        start = max(0, end - 65536)
-        os.lseek(file, start, os.SEEK_SET)
-        last = os.read(file, end - start).rfind(b"\n")
-        if last >= 0:
-            os.ftruncate(file, start + last + 1)
+_OUR_BEGIN = b'{"frame": '
+
+
+def _end_last_line(file: int) -> None:
+    """Cut off a line of ours that was begun and not ended; any other gets its end."""
+    whole = os.lseek(file, 0, os.SEEK_END)
+    start, tail = whole, b""
+    while start and b"\n" not in tail:
+        begin = max(0, start - 65536)
+        os.lseek(file, begin, os.SEEK_SET)
+        start, tail = begin, os.read(file, start - begin) + tail
+    last = tail[tail.rfind(b"\n") + 1 :]
+    if not last:
+        return
+    try:
+        json.loads(last)
+    except ValueError:
+        if last.startswith(_OUR_BEGIN[: len(last)]):
+            os.ftruncate(file, whole - len(last))
             return
-        end = start
-    os.ftruncate(file, 0)
+    _append(file, b"\n")
 
 
 class OverlayFile:

@@ -1,6 +1,7 @@
 """What all verbs share: their last word, how they stop, and common options."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +17,12 @@ Model = Annotated[
 ]
 Json = Annotated[
     str,
-    typer.Option("--json", metavar="FILE", help="write the result as JSON; - is standard output"),
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="write the result as JSON; - is standard output",
+        callback=lambda path: _file_to_be(path),
+    ),
 ]
 Threshold = Annotated[
     float | None, typer.Option(help="least score, 0 to 1  [default: the model's own]")
@@ -35,6 +41,9 @@ ShowOutside = Annotated[
 ]
 
 
+MOST_THREADS = 256
+
+
 class Stopped(Exception):
     """Ctrl-C, with a line that says how to go on."""
 
@@ -44,9 +53,19 @@ def answer(result: dict[str, Any], json_out: str, text: str) -> None:
     if json_out == "-":
         print(json.dumps(result, allow_nan=False))
         return
-    if json_out:
-        write_json(json_out, result)
+    target = Path(json_out)
+    if json_out and target.exists() and not target.is_file():  # a pipe or a device
+        with target.open("w", encoding="utf-8") as file:
+            print(json.dumps(result, allow_nan=False), file=file)
+    elif json_out:
+        write_json(target, result)
     print(text)
+
+
+def _file_to_be(path: str) -> str:
+    if path and Path(path).is_dir():
+        raise InputError(f"--json {path}: is a folder; give the name of a file, or -")
+    return path
 
 
 def check_threshold(threshold: float | None) -> None:

@@ -58,7 +58,9 @@ def benchmark(
     source: Annotated[
         str, typer.Option(help="recording whose frames are looked at")
     ] = "simulator:1",
-    seconds: Annotated[float, typer.Option(min=0.1, help="to spend on each configuration")] = 4.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="to spend on each configuration")
+    ] = 4.0,
     profile: Annotated[
         bool, typer.Option("--profile", help="show which operators the time goes to")
     ] = False,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from sonodetr.files import check_apart
 from sonodetr.verbs.answers import Json, Model, answer
 
 
@@ -50,6 +51,8 @@ def evaluate(
     from sonodetr.evaluation.evaluate import evaluate as measure
     from sonodetr.evaluation.tables import print_evaluation
 
+    if json_out:
+        check_apart(data, json_out)
     part = f"evaluation-{split}{'' if past == 'real' else f'-{past}'}"
     # A bundled model's own folder is part of the package.
     beside = Path(model) / part if Path(model).exists() else Path(f"{model}-{part}")

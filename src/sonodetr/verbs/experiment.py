@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sonodetr.files import InputError
-from sonodetr.verbs.answers import Json, Stopped, answer
+from sonodetr.verbs.answers import MOST_THREADS, Json, Stopped, answer
 
 if TYPE_CHECKING:
     from sonodetr.experiment.plan import Plan
@@ -25,7 +25,9 @@ def experiment(
         Path, typer.Option(help="folder of all runs; experiments that share it share runs")
     ] = Path("runs/experiments"),
     workers: Annotated[int, typer.Option(min=1, help="processes that train side by side")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="threads of each training")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, max=MOST_THREADS, help="threads of each training")
+    ] = 1,
     ray: Annotated[
         str,
         typer.Option(

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonodetr.files import InputError
+from sonodetr.files import InputError, check_apart
 from sonodetr.verbs.answers import (
+    MOST_THREADS,
     Json,
     Model,
     RegionText,
@@ -76,7 +77,12 @@ def live(
         bool, typer.Option("--fast", help="a recording as fast as possible, not at its own rate")
     ] = False,
     threads: Annotated[
-        int, typer.Option(min=0, help="processor threads of the model; 0 leaves it to the runtime")
+        int,
+        typer.Option(
+            min=0,
+            max=MOST_THREADS,
+            help="processor threads of the model; 0 leaves it to the runtime",
+        ),
     ] = 0,
     seconds: Annotated[
         float | None, typer.Option(help="stop after so long  [default: at the end, or Ctrl-C]")
@@ -108,6 +114,8 @@ def live(
 
         predictor = load(model, threads=threads)
     stream = open_stream(source, fast=fast, hold=viewer and seconds is None)
+    for address in (*(sink or ()), *([json_out] if json_out else [])):
+        check_apart(source, address)
     sinks = [open_sink(address, rate_hz=stream.rate_hz) for address in sink or ()]
     with ExitStack() as stack:
         if viewer:

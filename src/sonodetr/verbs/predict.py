@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonodetr.files import InputError
+from sonodetr.files import InputError, check_apart
 from sonodetr.verbs.answers import (
     Json,
     Model,
@@ -19,6 +19,8 @@ from sonodetr.verbs.answers import (
     check_threshold,
     region_choice,
 )
+
+REPORT = "report.dcm"
 
 if TYPE_CHECKING:
     from sonodetr.predictor import Predictor
@@ -62,7 +64,7 @@ def predict(
     check_threshold(threshold)
     from sonodetr.formats import open_source
     from sonodetr.predictor import load
-    from sonodetr.sinks import prediction_files
+    from sonodetr.sinks import LINES, PICTURE, VIDEO, prediction_files
 
     predictor = load(model)
     video = predictor.with_region(open_source(source), choice)
@@ -73,6 +75,8 @@ def predict(
             "names may be visible; give --region x0,y0,x1,y1",
             file=sys.stderr,
         )
+    names = [LINES, *([] if no_video else [PICTURE if len(video) == 1 else VIDEO])]
+    check_apart(source, *(out / name for name in names), out / REPORT, json_out or out / LINES)
     least = predictor.threshold if threshold is None else threshold
     found: list[Detections] | None = [] if dicom_sr else None
     with prediction_files(out, video, overlay=not no_video, show_outside=show_outside) as files:
@@ -82,7 +86,7 @@ def predict(
             from sonodetr.formats.dicom_sr import write_report
 
             seen = ",".join(map(str, video.region_px)) if video.region_px else "full"
-            paths.append(out / "report.dcm")
+            paths.append(out / REPORT)
             name = Path(model).resolve().name
             write_report(paths[-1], header, found, name, [f"threshold {least:g}", f"region {seen}"])
     result = {
