@@ -88,7 +88,8 @@ def run(words: list[str]) -> int:
     try:
         command = typer.main.get_command(app)
         code = command.main(words or ["--help"], prog_name="sonodetr", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started it
+            sys.stdout.flush()
         return _stopped() if code == 130 else code or 0
     except _UsageError as error:
         context = getattr(error, "ctx", None)
@@ -97,7 +98,7 @@ def run(words: list[str]) -> int:
     except InputError as error:
         return _wrong(str(error))
     except Stopped as stopped:
-        return _stopped(f"; {stopped}")
+        return _stopped(f"; {stopped}" if str(stopped) else "")
     except (KeyboardInterrupt, typer.Abort):
         return _stopped()
     except ModuleNotFoundError as error:

@@ -110,6 +110,10 @@ def test_the_plans_that_come_along():
             {"teachers": {"wide": {"run": ".", "changes": {"seed": 3}}}},
             "teachers.wide: changes are for a config",
         ),
+        (
+            {"changes": {"seed": 3}, "queries": {"anchor": {"name": "mine"}}},
+            "changes of name, seed have no effect",
+        ),
     ],
 )
 def test_mistakes_are_answered_in_one_line(plan, changes, said):

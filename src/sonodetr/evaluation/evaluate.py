@@ -31,7 +31,7 @@ from sonodetr.formats import read
 from sonodetr.predictor import Predictor, Seen, load
 from sonodetr.progress import progress_bar
 from sonodetr.training.run import provenance
-from sonodetr.types import Detections, Video, clip_indices, frame_at
+from sonodetr.types import PARTS, Detections, Video, clip_indices, frame_at
 
 RESAMPLES = 1000
 SplitName = Literal["all", "train", "validation", "test"]
@@ -168,7 +168,14 @@ def _interpolated(own: Curve) -> list[float | None]:
 
 def _division(model: Path) -> dict[str, dict[str, list[int]]] | None:
     path = model / "split.json"
-    return read_json(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    division: dict[str, dict[str, list[int]]] = read_json(path)
+    parts = division.values() if isinstance(division, dict) else ()
+    if set(division) != set(PARTS) or not all(isinstance(part, dict) for part in parts):
+        names = ", ".join(PARTS)
+        raise InputError(f"{path}: does not hold {names} as training wrote it; restore it")
+    return division
 
 
 def check_classes(videos: Sequence[Video], frames: Sequence[Place], known: Sequence[str]) -> None:

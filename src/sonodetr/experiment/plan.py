@@ -123,6 +123,13 @@ class Plan(Section):
         allowed = all(0 <= seed < 2**32 for seed in self.seeds)
         if not allowed or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)}: give different ones, from 0 below 2^32")
+        changes = [self.changes, *self.queries.values()]
+        changes += [method.changes for method in self.methods.values()]
+        if own := {"name", "seed", "distill.teacher"} & {key for each in changes for key in each}:
+            raise ValueError(
+                f"changes of {', '.join(sorted(own))} have no effect: runs are named here, and "
+                "seeds and teachers have keys of their own"
+            )
         for name, method in self.methods.items():
             self._check_method(name, method)
         try:

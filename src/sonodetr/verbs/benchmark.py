@@ -1,5 +1,6 @@
 """`sonodetr benchmark`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -95,8 +96,12 @@ def benchmark(
     from sonodetr.benchmark.plot import plot_pareto
     from sonodetr.benchmark.tables import markdown, print_tables
 
-    if out is not None and out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; give --out a folder")
+    if out is not None:
+        if out.exists() and not out.is_dir():
+            raise InputError(f"{out}: is a file; give --out a folder")
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK | os.X_OK):  # before minutes of work that could not be kept
+            raise InputError(f"{out}: cannot be written; give --out another folder")
     settings = Settings(
         runtimes=tuple(dict.fromkeys(runtime or ("onnx", "openvino"))),
         threads=tuple(dict.fromkeys(threads or (1,))),
