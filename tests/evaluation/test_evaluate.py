@@ -212,7 +212,7 @@ def test_stored_split(stills, oracle, tmp_path):
     alone = evaluate(run, stills, out=tmp_path / "out", split="validation")
     assert alone["intervals"]["units"] == 1
     assert alone["intervals"]["figures"]["ap50"]["low"] is None
-    for damaged in ([], {}, {"train": 3}, dict.fromkeys(division, [])):
+    for damaged in ([], {}, {"train": 3}, dict.fromkeys(division, 7)):
         (run / "split.json").write_text(json.dumps(damaged))
         with pytest.raises(InputError, match=r"split\.json: does not hold train, validation, test"):
             evaluate(run, stills, out=tmp_path / "out")
