@@ -87,7 +87,7 @@ def test_info(models, answer):
 @pytest.mark.parametrize(
     ("words", "opens"),
     [
-        (("export", "nano", "out"), "sonodetr.export.convert.load_run"),
+        (("export", "nano", "out"), "sonodetr.export.convert.load_checked"),
         (("benchmark", "nano"), "sonodetr.benchmark.artefacts._runs"),
     ],
 )
