@@ -78,11 +78,12 @@ def attention_distances(results: Results, queries: str) -> str | None:
 def _through_training(
     results: Results, queries: str, of: str, label: str, caption: str
 ) -> str | None:
-    rows = [row for row in chosen(results, queries) if any(row[of])]
+    # A method has the same colour in every such chart.
+    rows = [(number, row) for number, row in enumerate(chosen(results, queries)) if any(row[of])]
     if not rows:
         return None
     axes = start_chart(_WIDTH_IN, _HEIGHT_IN, "Step", label)
-    for number, row in enumerate(rows):
+    for number, row in rows:
         shortest = min(len(of_seed) for of_seed in row[of])  # early stopping
         steps = [step for step, _ in row[of][0][:shortest]]
         values = np.array([[value for _, value in of_seed[:shortest]] for of_seed in row[of]])

@@ -119,7 +119,8 @@ def answer(results: Results) -> list[str]:
         # That fewer labels are worse is no news.
         if each["verdict"] in _KINDS and each is not best and _equally_labelled(results, each)
     ]
-    for each in sorted(clear, key=itemgetter("p_corrected"))[:_MOST_NAMED]:
+    clear.sort(key=lambda each: (each["p_corrected"], -abs(each["difference"]["value"])))
+    for each in clear[:_MOST_NAMED]:
         method, against = (name_of(results, row) for row in compared_rows(results, each))
         sentences.append(
             f"{capital(method)} {_VERBS[each['verdict']]} {against}: "
