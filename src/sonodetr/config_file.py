@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sonodetr.bundled import preset_file, preset_names
+from sonodetr.bundled import model_folder, preset_file, preset_names
 from sonodetr.config import Config
 from sonodetr.files import InputError, closest, existing_file
 
@@ -52,6 +52,22 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     elif not source.exists():
         raise InputError(f"{path}: no such file, and no preset; {closest(str(path), presets)}")
     return parse_config(_with_overrides(_with_preset(source), overrides), str(path))
+
+
+def with_weights_folder(config: Config) -> Config:
+    """The config with a folder where `model.weights` names a bundled model.
+
+    Raises:
+        InputError: it is neither a file, a folder, nor the name of a bundled model.
+
+    >>> Path(with_weights_folder(load_config("nano", ["model.weights=tiny"])).model.weights).name
+    'tiny'
+    """
+    weights = config.model.weights
+    if not weights or Path(weights).is_file():
+        return config
+    model = config.model.model_copy(update={"weights": str(model_folder(weights))})
+    return config.model_copy(update={"model": model})
 
 
 def read_yaml(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:

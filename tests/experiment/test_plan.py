@@ -4,6 +4,7 @@ import pytest
 import yaml
 from tiny_plans import write_data, write_plan
 
+from sonodetr.bundled import MODELS
 from sonodetr.experiment.plan import Unit, load_plan
 from sonodetr.files import InputError
 
@@ -104,7 +105,7 @@ def test_the_plans_that_come_along():
         ({"teachers": {"wide": {}}}, "teachers.wide: give either config (to train it) or run"),
         (
             {"teachers": {"wide": {"run": "none/such"}}},
-            "teacher 'wide': none/such: no such folder; train it first, or give config",
+            "teacher 'wide': none/such: no such run folder, and no bundled model",
         ),
         (
             {"teachers": {"wide": {"run": ".", "changes": {"seed": 3}}}},
@@ -212,3 +213,19 @@ def refuses(path, said):
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f"{path}: ")
+
+
+def test_bundled_models_may_teach_and_be_started_from(plan):
+    path = plan(
+        changes={"model.weights": "tiny"},
+        teachers={"wide": {"run": "nano"}},
+        methods={"plain": PLAIN, "attention": TAUGHT},
+    )
+    found = load_plan(path)
+    assert found.teacher_folder("wide") == MODELS / "nano"
+    config = found.student_config("", "plain", 0, {})
+    assert config.model.weights == str(MODELS / "tiny")
+    with pytest.raises(InputError, match="no bundled model; did you mean 'tiny'"):
+        load_plan(plan(changes={"model.weights": "tinny"}))
+    with pytest.raises(InputError, match="teacher 'wide': tinny: no such run folder, and no bun"):
+        load_plan(plan(teachers={"wide": {"run": "tinny"}}))

@@ -1,3 +1,4 @@
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -91,3 +92,17 @@ def test_labels_of_unlabelled_recordings_may_be_bad(tiny, others):
     others.write_text(others.read_text().replace('"category_id": 1', '"category_id": 9'))
     data = open_data(tiny(data={"unlabelled": str(others)}, distill={"teacher": "any"}))
     assert len(data.more) == 5
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(BrokenPipeError(), False), (ConnectionResetError(), False), (EOFError(), False)]
+    + [(ValueError("of a picture"), True), (OSError("disk"), True)],
+)
+def test_a_worker_whose_training_is_gone_says_nothing(error, told, monkeypatch, capsys):
+    """Of other errors in its threads it says all."""
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)  # put back afterwards
+    monkeypatch.setattr(training_data.cv2, "setNumThreads", lambda number: None)
+    training_data._begin_worker(0)
+    sys.excepthook(type(error), error, None)
+    assert (type(error).__name__ in capsys.readouterr().err) == told

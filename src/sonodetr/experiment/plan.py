@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pydantic import Field, JsonValue, model_validator
 
+from sonodetr.bundled import model_folder
 from sonodetr.config import Config, DataConfig, LossTermConfig, Section
-from sonodetr.config_file import load_config, parse_values, read_yaml
+from sonodetr.config_file import load_config, parse_values, read_yaml, with_weights_folder
 from sonodetr.files import InputError, closest
 
 Changes = dict[str, JsonValue]  # section.key -> value
@@ -22,7 +23,9 @@ class TeacherPlan(Section):
 
     config: str = Field("", description="YAML file; the experiment trains it, with its own seed")
     changes: Changes = Field({}, description="to that config, as section.key: value")
-    run: str = Field("", description="finished run folder, or folder of a Hugging Face detector")
+    run: str = Field(
+        "", description="finished run folder, bundled model, or folder of a Hugging Face detector"
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "TeacherPlan":
@@ -231,7 +234,18 @@ class Plan(Section):
             InputError: a key or value is not allowed.
         """
         teacher = self.teachers[name]
-        return load_config(teacher.config, _words(teacher.changes))
+        return with_weights_folder(load_config(teacher.config, _words(teacher.changes)))
+
+    def teacher_folder(self, name: str) -> Path:
+        """Of a finished teacher: a folder, or a bundled model's.
+
+        Raises:
+            InputError: it is neither.
+        """
+        try:
+            return model_folder(self.teachers[name].run)
+        except InputError as error:
+            raise InputError(f"teacher {name!r}: {error}") from None
 
     def student_config(
         self,
@@ -252,7 +266,8 @@ class Plan(Section):
         """
         changes = self.changes | self.queries[queries] | self.methods[method].changes
         own: Changes = {"seed": seed, "distill.teacher": teacher}
-        return load_config(self.student, _words({**changes, **numbers, **own}))
+        config = load_config(self.student, _words({**changes, **numbers, **own}))
+        return with_weights_folder(config)
 
 
 def load_plan(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Plan:
@@ -267,11 +282,8 @@ def load_plan(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Pl
         for name, teacher in plan.teachers.items():
             if teacher.config:
                 plan.teacher_config(name)
-            elif not Path(teacher.run).is_dir():
-                raise InputError(
-                    f"teacher {name!r}: {teacher.run}: no such folder; train it first, or give "
-                    "config instead of run"
-                )
+            else:
+                plan.teacher_folder(name)
         for name in plan.methods:
             for queries in plan.queries_of(name):
                 _check_configs(plan, queries, name)

@@ -145,9 +145,8 @@ class Experiment:
         Raises:
             Waiting: it is not trained.
         """
-        finished = self.plan.teachers[name].run
-        if finished:
-            return Path(finished)
+        if self.plan.teachers[name].run:
+            return self.plan.teacher_folder(name)
         try:
             return self.trained(Unit(None, name))
         except Waiting:

@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from types import TracebackType
 
 import cv2
 import numpy as np
@@ -268,7 +270,7 @@ def load_batches(clips: ClipDataset, order: Iterable[list[Key]], workers: int) -
         batch_size=None,  # the data set makes them
         sampler=order,
         num_workers=workers,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
     )
     try:
         for batch in loader:
@@ -284,6 +286,16 @@ def load_batches(clips: ClipDataset, order: Iterable[list[Key]], workers: int) -
         ) from error
 
 
-def _one_thread(worker: int) -> None:
-    """Workers leave the cores to the training."""
+def _begin_worker(worker: int) -> None:
+    """Workers leave the cores to the training, and end with it without a word."""
     cv2.setNumThreads(0)
+    sys.excepthook = _silent_when_alone
+
+
+def _silent_when_alone(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Where Ctrl-C ends a training while it takes a batch over from a worker, the thread that hands
+    it over finds nobody there. That is no fault; the traceback of any other error is printed."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

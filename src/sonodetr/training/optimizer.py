@@ -33,6 +33,7 @@ def build_optimizer(model: DETR, config: TrainConfig) -> AdamW:
             for (in_backbone, decayed), parameters in groups.items()
         ],
         lr=config.learning_rate,
+        fused=True,
     )
 
 

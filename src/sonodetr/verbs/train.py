@@ -75,9 +75,9 @@ def fit(settings: "Config", out: Path, resume: bool, json_out: str) -> None:
 
 def _with_folders(settings: "Config") -> "Config":
     """The config with folders where bundled models are named: as teacher, or to start from."""
-    distill, model = settings.distill, settings.model
+    from sonodetr.config_file import with_weights_folder
+
+    distill = settings.distill
     if distill.teacher:
         distill = distill.model_copy(update={"teacher": str(model_folder(distill.teacher))})
-    if model.weights and not Path(model.weights).is_file():
-        model = model.model_copy(update={"weights": str(model_folder(model.weights))})
-    return settings.model_copy(update={"distill": distill, "model": model})
+    return with_weights_folder(settings.model_copy(update={"distill": distill}))
