@@ -14,6 +14,9 @@ class Section(BaseModel):
 class SplitConfig(Section):
     """Division of the frames. Recordings, patients and near-identical stills stay whole."""
 
+    seed: int | None = Field(
+        None, ge=0, lt=2**32, description="draws the division; empty: the seed of the run"
+    )
     folds: int = Field(3, ge=2, description="number of parts the groups are dealt into")
     test_fold: int = Field(0, ge=0, description="the part held out for the test, 0 to folds - 1")
     validation_fraction: float = Field(

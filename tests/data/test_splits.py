@@ -56,6 +56,14 @@ def test_every_labelled_frame_is_in_exactly_one_part() -> None:
     assert all(getattr(division, name) == sorted(getattr(division, name)) for name in PARTS)
 
 
+def test_a_seed_of_the_division_stands_for_that_of_the_run() -> None:
+    videos = [clip(n, f"clip{n}") for n in (2, 3, 5, 7, 11, 13, 17, 19)]
+    divisions = [split(videos, SplitConfig(), seed) for seed in range(5)]
+    assert any(division != divisions[0] for division in divisions)
+    for seed, division in enumerate(divisions):
+        assert split(videos, SplitConfig(seed=seed), 23) == division
+
+
 def test_folds_hold_every_frame_out_once() -> None:
     videos = [clip(n, f"clip{n}") for n in (2, 3, 5, 7, 11, 13)]
     tests = [split(videos, SplitConfig(test_fold=fold), 1).test for fold in range(3)]

@@ -260,6 +260,8 @@ def test_there_must_be_enough_to_test_on(make, tmp_path):
     with pytest.raises(InputError, match="is another one with seed 1 than with seed 0"):
         check_test_parts(make(**methods, test={"new": "test"}, changes=divided).plan)
     check_test_parts(make(**methods, test={"new": "test"}, changes=divided, seeds=[4]).plan)
+    alike = divided | {"data.split.seed": 0}
+    check_test_parts(make(**methods, test={"new": "test"}, changes=alike).plan)
     write_data(tmp_path / "data", [("shifted", 1)])
     with pytest.raises(InputError, match="'shifted': has 1 objects in 1 images; objects in two"):
         check_test_parts(make(**methods, test={"new": "test", "other": "shifted"}).plan)

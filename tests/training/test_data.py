@@ -96,8 +96,10 @@ def test_labels_of_unlabelled_recordings_may_be_bad(tiny, others):
 
 @pytest.mark.parametrize(
     ("error", "told"),
-    [(BrokenPipeError(), False), (ConnectionResetError(), False), (EOFError(), False)]
-    + [(ValueError("of a picture"), True), (OSError("disk"), True)],
+    [
+        *((BrokenPipeError(), False), (ConnectionResetError(), False), (EOFError(), False)),
+        *((ValueError("of a picture"), True), (OSError("disk"), True)),
+    ],
 )
 def test_a_worker_whose_training_is_gone_says_nothing(error, told, monkeypatch, capsys):
     """Of other errors in its threads it says all."""

@@ -34,6 +34,11 @@ def split(videos: Sequence[Video], config: SplitConfig, seed: int) -> Split:
     With `config.by_folder` the recordings' keys name their parts instead (`train/clip-00012`), and
     with `config.test_frames` a single recording is divided by stretches of frames.
 
+    Args:
+        videos: some of them with labels.
+        config: how to divide them.
+        seed: of the run; it draws the division unless `config.seed` does.
+
     Raises:
         InputError: there are too few groups, or a part would be empty.
     """
@@ -45,7 +50,8 @@ def split(videos: Sequence[Video], config: SplitConfig, seed: int) -> Split:
     if len(groups) < config.folds:
         raise _too_few(len(groups), config)
     counts = _counts(videos, groups)
-    random = np.random.default_rng((_SPLIT_STREAM, seed))
+    drawn_by = seed if config.seed is None else config.seed
+    random = np.random.default_rng((_SPLIT_STREAM, drawn_by))
     folds = _deal(counts, np.full(config.folds, 1 / config.folds), random)
     rest = np.flatnonzero(folds != config.test_fold)
     if len(rest) < 2:

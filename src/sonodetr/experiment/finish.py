@@ -48,8 +48,8 @@ def _check_enough(config: Config, seeds: Sequence[int], part: str, folder: str) 
             if getattr(other, part) != samples:
                 raise InputError(
                     f"test part {part!r}: is another one with seed {seed} than with seed "
-                    f"{config.seed}, so runs could not be compared; divide the data by folders "
-                    "(data.split.by_folder), or give one seed"
+                    f"{config.seed}, so runs could not be compared; set data.split.seed, or divide "
+                    "the data by folders (data.split.by_folder)"
                 )
     else:
         videos = read(folder, on_bad_label=data.on_bad_label)

@@ -213,7 +213,7 @@ def _check_paired(first: Kept, kept: Kept, run: Path, first_run: Path) -> None:
     if not same:
         raise InputError(
             f"{run}: was tested on other frames than {first_run}, so they cannot be compared; "
-            "train all on one division, as data.split.by_folder names it"
+            "train all on one division, by data.split.seed or data.split.by_folder"
         )
 
 

@@ -249,7 +249,7 @@ def _targets_key(config: Config, teacher: str) -> str:
     facts = [
         data.model_dump(mode="json", exclude={"path", "images", "on_bad_label", "labelled"}),
         data_address(data.path, data.images, data.on_bad_label),
-        None if data.split.by_folder else config.seed,
+        config.seed if data.split.seed is None and not data.split.by_folder else None,
         config.train.batch_size,
         config.model.model_dump(mode="json", include=_SHAPE),
         {
