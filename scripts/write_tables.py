@@ -3,7 +3,7 @@
 A page holds `<!-- table docs/results/NAME/results.json -->`, the table, `<!-- end -->`. In place of
 `table` stands `answer` for the answer of that experiment in sentences, `gains` for its methods by
 share of labels beside what each is compared to, `models` for a file that collect_models.py wrote,
-`latency` for one of benchmarks/peers/latency.py. Run it when they change.
+`latency` for one of benchmarks/peers/latency.py, `accuracy` for one of accuracy.py there. Run it when they change.
 """
 
 import re
@@ -20,7 +20,7 @@ from sonodetr.files import read_json, write_text
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _BLOCK = re.compile(
-    r"(<!-- (table|answer|gains|models|latency) (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL
+    r"(<!-- (table|answer|gains|models|latency|accuracy) (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL
 )
 
 
@@ -95,12 +95,21 @@ def latency(results: dict[str, Any]) -> str:
     )
 
 
+def accuracy(results: dict[str, Any]) -> str:
+    """A row a training, and by how much ours lie above the peers."""
+    sys.path.append(str(ROOT / "benchmarks" / "peers"))
+    from accuracy import table
+
+    return table(results)
+
+
 _WRITE: dict[str, Callable[[dict[str, Any]], str]] = {
     "table": lambda results: markdown(result_table(results)),
     "answer": lambda results: fill(" ".join(answer(results)), 110, break_on_hyphens=False),
     "gains": gains,
     "models": models,
     "latency": latency,
+    "accuracy": accuracy,
 }
 
 

@@ -1,12 +1,13 @@
-"""How well the peers learn from the same pictures: from scratch, each by its own authors' recipe.
+"""How well ours and the peers learn from the same pictures, each by its authors' recipe.
 
     benchmarks/peers/.venv/bin/python benchmarks/peers/accuracy.py yolo11n --samples 38400 --test
     benchmarks/peers/.venv/bin/python benchmarks/peers/accuracy.py yolo11n --minutes 30 --test
-    benchmarks/peers/.venv/bin/python benchmarks/peers/accuracy.py --table
+    benchmarks/peers/.venv/bin/python benchmarks/peers/accuracy.py --table --json accuracy.json
 
 One thread. `--minutes` is processor time of training alone: ten batches are timed first, and the
-run is planned for as many pictures as fit. A killed run goes on with the same command. Everything
-is chosen on the validation part; `--test` looks at the test part, once, when training is done.
+run is planned for as many pictures as fit; ours takes `--samples`. A killed run goes on with the
+same command, one of ours begins anew. Everything is chosen on the validation part; `--test` looks
+at the test part, once, when training is done.
 """
 
 import argparse
@@ -16,14 +17,16 @@ from typing import Any
 
 from sonodetr.files import InputError, read_json, write_json
 
+OURS = ("nano", "tiny")
 PEERS = ("yolo11n", "yolo26n", "dfine-n")
 
 
 def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Train and judge one peer; what is done already is not done again."""
+    """Train and judge one detector; what is done already is not done again."""
     import torch
-    from peer_data import judge, pictures_of, read_parts, yolo_copy
+    from peer_data import figures, judge, read_parts, yolo_copy
 
+    from sonodetr.evaluation.kept import write_kept
     from sonodetr.training.run import provenance
 
     torch.set_num_threads(1)
@@ -34,12 +37,17 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     data = yolo_copy(parts, options.out / "pictures")
     samples = _planned(name, folder, options, parts, data)
     settings = {"seed": options.seed, "rate": options.rate}
-    if name == "dfine-n":
-        from train_dfine import predict, train
+    if name in OURS:
+        from train_ours import find, train
+
+        frames = len(parts["train"].samples)
+        facts = train(name, options.data, frames, folder, options.side, samples, **settings)
+    elif name == "dfine-n":
+        from train_dfine import find, train
 
         facts = train(parts, folder, options.side, samples, **settings)
     else:
-        from train_yolo import predict, train
+        from train_yolo import find, train
 
         facts = train(name, data, folder, options.side, samples, **settings)
     path = folder / "result.json"
@@ -47,8 +55,9 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     result |= facts | settings | {"minutes": options.minutes, "data": str(options.data)}
     for part in ("validation", "test") if options.test else ("validation",):
         if part not in result:
-            metrics = judge(parts[part], predict(folder, pictures_of(parts[part])))
-            result[part] = {key: getattr(metrics, key) for key in ("ap", "ap50", "ap75")}
+            kept = judge(parts[part], find(folder, parts[part]))
+            write_kept(folder / f"{part}.npz", kept)
+            result[part] = figures(kept)
     write_json(path, result | provenance(options.seed))
     return result
 
@@ -76,29 +85,63 @@ def _planned(name: str, folder: Path, options: argparse.Namespace, parts: Any, d
     return int(plan["samples"])
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Markdown, a row a run."""
-    lines = [
-        "| detector | pictures seen | minutes (processor) | rate | seed "
-        "| validation AP / AP50 / AP75 | test AP / AP50 / AP75 |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+def collect(out: Path) -> dict[str, Any]:
+    """All results that are done, and by how much the test AP of ours lies above that of the peers.
+
+    Returns:
+        `results`, a row a run; `differences`, each with the `ours` and `peer` it is of (names of
+        their folders) and `ap`, `ap50`, `ap75` with 95% intervals by recording, paired.
+    """
+    from peer_data import figures
+
+    from sonodetr.benchmark.machine import describe
+    from sonodetr.evaluation.kept import read_kept
+
+    folders = [path.parent for path in sorted(out.glob("*/result.json"))]
+    results = [read_json(folder / "result.json") | {"run": folder.name} for folder in folders]
+    tested = [row for row in results if "test" in row]
+    kept = {row["run"]: read_kept(out / row["run"] / "test.npz") for row in tested}
+    differences = [
+        {"ours": ours["run"], "peer": peer["run"]} | figures(kept[ours["run"]], kept[peer["run"]])
+        for ours in tested
+        if ours["name"] in OURS
+        for peer in tested
+        if peer["name"] in PEERS
     ]
-    for result in results:
-        figures = [
-            " / ".join(f"{result[part][key]:.3f}" for key in ("ap", "ap50", "ap75"))
-            if part in result
-            else ""
-            for part in ("validation", "test")
-        ]
-        cells = [result["name"], f"{result['samples']:,}", f"{result['processor_s'] / 60:.0f}"]
-        cells += [f"{result['rate']:g}", str(result["seed"]), *figures]
-        lines.append(f"| {' | '.join(cells)} |")
+    return {"results": results, "differences": differences, "machine": describe()}
+
+
+def table(collected: dict[str, Any]) -> str:
+    """Markdown: a row a run, and a line for every difference of ours from a peer."""
+    head = ["detector", "pictures seen", "minutes of one core", "AP on validation", "AP on test"]
+    rows = [[*head, "AP50", "AP75"], ["---"] * 7]
+    names = {}
+    for result in collected["results"]:
+        minutes = f"{result['processor_s'] / 60:.0f}"
+        title = result["name"] + (f", rate x {result['rate']:g}" if result["rate"] != 1 else "")
+        names[result["run"]] = f"{title} ({result['samples']:,} pictures, {minutes} min)"
+        test = result.get("test", {})
+        cells = [f"{test[name]['value']:.3f}" if test else "" for name in ("ap50", "ap75")]
+        whole = _with_interval(test["ap"], "") if test else ""
+        validation = f"{result['validation']['ap']['value']:.3f}"
+        rows.append([title, f"{result['samples']:,}", minutes, validation, whole, *cells])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    for each in collected["differences"]:
+        gain = _with_interval(each["ap"], "+")
+        lines += ["", f"{names[each['ours']]} less {names[each['peer']]}: AP {gain}"]
     return "\n".join(lines)
+
+
+def _with_interval(figure: dict[str, float | None], sign: str) -> str:
+    """One recording alone has no interval."""
+    value, low, high = (figure[key] for key in ("value", "low", "high"))
+    interval = "" if low is None else f" ({low:{sign}.3f} to {high:{sign}.3f})"
+    return f"{value:{sign}.3f}{interval}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("peer", nargs="?", choices=PEERS)
+    parser.add_argument("detector", nargs="?", choices=(*OURS, *PEERS))
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--samples", type=int, default=38_400, help="pictures to see")
     budget.add_argument("--minutes", type=float, default=0, help="of training on one thread")
@@ -109,15 +152,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/peers"))
     parser.add_argument("--test", action="store_true", help="judge on the test part too")
     parser.add_argument("--table", action="store_true", help="only show what is done")
+    parser.add_argument("--json", type=Path, help="write what is done to this file too")
     options = parser.parse_args()
+    if not (options.table or options.detector):
+        parser.error(f"name a detector: {', '.join((*OURS, *PEERS))}")
+    if options.minutes and options.detector in OURS:
+        parser.error(f"{options.detector} takes --samples, not --minutes")
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
     try:
         if not options.table:
-            if options.peer is None:
-                parser.error(f"name a peer: {', '.join(PEERS)}")
-            run(options.peer, options)
-        done = sorted(options.out.glob("*/result.json"))
-        print(table([read_json(path) for path in done]))
+            run(options.detector, options)
+        collected = collect(options.out)
+        if options.json:
+            write_json(options.json, collected)
+        print(table(collected))
     except InputError as error:
         parser.exit(2, f"{error}\n")
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,14 +12,25 @@ import yaml
 from sonodetr.config import DataConfig, SplitConfig
 from sonodetr.data.clips import ClipDataset
 from sonodetr.data.splits import split
-from sonodetr.evaluation.metrics import Metrics, evaluate_detections
+from sonodetr.evaluation.evaluate import units_of
+from sonodetr.evaluation.kept import Kept
+from sonodetr.evaluation.matches import match
+from sonodetr.evaluation.metrics import average_precisions
+from sonodetr.evaluation.statistics import (
+    Figures,
+    Weights,
+    bootstrap_intervals,
+    paired_differences,
+)
 from sonodetr.files import InputError, write_text
 from sonodetr.formats import read
 from sonodetr.geometry import detections_in_frame, xyxy_from_cxcywh
-from sonodetr.types import PARTS, Answer
+from sonodetr.types import PARTS, Answer, Detections
 
 _KEYS = ("train", "val", "test")  # as ultralytics calls the parts
+FIGURES = ("ap", "ap50", "ap75")
 Parts = Mapping[str, ClipDataset]
+Found = Mapping[tuple[str, int], Detections]  # by recording and frame
 
 
 def read_parts(path: Path, side: int) -> Parts:
@@ -85,8 +97,8 @@ def yolo_copy(parts: Parts, folder: Path) -> Path:
     return file
 
 
-def judge(dataset: ClipDataset, answers: list[Answer]) -> Metrics:
-    """Our metrics of what a peer found in the pictures of a part, in their order."""
+def detections_of(dataset: ClipDataset, answers: list[Answer]) -> Found:
+    """What a peer found in the pictures of a part, in their order, in pixels of the frames."""
     found = {}
     for index, answer in enumerate(answers):
         video, frame = dataset.samples[index]
@@ -98,4 +110,33 @@ def judge(dataset: ClipDataset, answers: list[Answer]) -> Metrics:
             dataset.videos[video].classes,
             frame_index=frame,
         )
-    return evaluate_detections(dataset.videos, found, dataset.samples)
+    return found
+
+
+def judge(dataset: ClipDataset, found: Found) -> Kept:
+    """What our metrics are counted from."""
+    matches = match(dataset.videos, found, dataset.samples)
+    unit_name, unit = units_of(dataset.videos, matches.video)
+    recording = np.array([dataset.videos[video].key for video, _ in dataset.samples])
+    frame = np.array([frame for _, frame in dataset.samples], np.int64)
+    first = np.unique(unit, return_index=True)[1]
+    return Kept(recording, frame, recording[first][unit], unit_name, 0.5, matches, None)
+
+
+def figures(kept: Kept, other: Kept | None = None) -> dict[str, dict[str, Any]]:
+    """AP, AP50 and AP75 with 95% intervals by recording; with `other`, by how much they lie above
+    its, both counted on the same draws."""
+    units, unit = np.unique(kept.unit, return_inverse=True)
+
+    def of(each: Kept) -> Figures:
+        def drawn(weights: Weights) -> dict[str, np.ndarray]:
+            ap = average_precisions(each.matches, weights[:, unit])
+            return {name: ap[name] for name in FIGURES}
+
+        return drawn
+
+    if other is None:
+        intervals = bootstrap_intervals(of(kept), len(units))
+    else:
+        intervals = paired_differences(of(kept), of(other), len(units))
+    return {name: interval.to_dict() for name, interval in intervals.items()}

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from models import PEERS
-from peer_data import Parts, boxes_of, judge, pictures_of
+from peer_data import Found, Parts, boxes_of, detections_of, judge, pictures_of
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from sonodetr.data.clips import ClipDataset
+from sonodetr.evaluation.metrics import metrics_of
 from sonodetr.files import whole_file
 from sonodetr.geometry import cxcywh_from_xyxy
 from sonodetr.types import Answer
@@ -189,7 +190,8 @@ def train(
         training.wall_s += time.perf_counter() - start
         training.processor_s += time.process_time() - processor
         if training.step % epoch == 0 or training.step == steps:
-            ap = judge(parts["validation"], _answers(training.mean, validation)).ap or 0.0
+            found = detections_of(parts["validation"], _answers(training.mean, validation))
+            ap = metrics_of(judge(parts["validation"], found).matches).ap or 0.0
             print(f"step {training.step} of {steps}: validation AP {ap:.3f}", flush=True)
             if ap >= training.best_ap:
                 training.best_ap, training.best = ap, copy.deepcopy(training.mean.state_dict())
@@ -217,12 +219,13 @@ def seconds_per_sample(parts: Parts, side: int) -> float:
     return float(np.diff(times[2:]).mean()) / BATCH
 
 
-def predict(folder: Path, pictures: np.ndarray) -> list[Answer]:
-    """What the best weights find in grey pictures `[n, side, side]`."""
+def find(folder: Path, dataset: ClipDataset) -> Found:
+    """What the best weights find in a part."""
+    pictures = pictures_of(dataset)
     model = PEERS["dfine-n"].build(1, pictures.shape[-1]).eval()
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     model.load_state_dict(state["best"])
-    return _answers(model, pictures)
+    return detections_of(dataset, _answers(model, pictures))
 
 
 @torch.inference_mode()

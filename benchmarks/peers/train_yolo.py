@@ -8,9 +8,11 @@ import models  # noqa: F401  (prepares the import of ultralytics)
 import numpy as np
 import torch
 import torchvision
+from peer_data import Found, detections_of, pictures_of
 from ultralytics import YOLO
 from ultralytics.utils.nms import TorchNMS
 
+from sonodetr.data.clips import ClipDataset
 from sonodetr.files import read_json, write_json
 from sonodetr.geometry import cxcywh_from_xyxy
 from sonodetr.types import Answer
@@ -93,8 +95,9 @@ def _settings(folder: Path, data: Path, side: int, seed: int) -> dict[str, Any]:
     }
 
 
-def predict(folder: Path, pictures: np.ndarray) -> list[Answer]:
-    """What the best epoch's weights find in grey pictures `[n, side, side]`."""
+def find(folder: Path, dataset: ClipDataset) -> Found:
+    """What the best epoch's weights find in a part."""
+    pictures = pictures_of(dataset)
     peer = YOLO(folder / "training" / "weights" / "best.pt")
     side = pictures.shape[-1]
     answers = []
@@ -106,7 +109,7 @@ def predict(folder: Path, pictures: np.ndarray) -> list[Answer]:
         boxes = cxcywh_from_xyxy(found.boxes.xyxy.numpy().astype(np.float32) / np.float32(side))
         scores = found.boxes.conf.numpy().astype(np.float32)
         answers.append(Answer(scores, np.zeros(len(scores), np.int64), boxes))
-    return answers
+    return detections_of(dataset, answers)
 
 
 def _lines(path: Path) -> int:

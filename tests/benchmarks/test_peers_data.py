@@ -8,32 +8,10 @@ import numpy as np
 import peer_data
 import pytest
 
+from sonodetr.evaluation.kept import Kept
 from sonodetr.files import InputError
 from sonodetr.formats import read
 from sonodetr.types import Answer
-
-
-@pytest.fixture
-def three_parts(tmp_path: Path) -> Path:
-    """In each part one recording of two frames of 60 x 80; the second one is empty."""
-    for number, part in enumerate(("train", "validation", "test")):
-        folder = tmp_path / "data" / part
-        folder.mkdir(parents=True)
-        images = []
-        for frame in range(2):
-            name = f"{frame}.png"
-            cv2.imwrite(str(folder / name), np.full((60, 80), 40 + 10 * number, np.uint8))
-            size = {"height": 60, "width": 80, "video_id": 1, "frame_id": frame}
-            images.append({"id": frame + 1, "file_name": name, **size})
-        box = {"bbox": [20, 10, 40, 20], "area": 800, "iscrowd": 0}
-        document = {
-            "videos": [{"id": 1, "name": f"{part}/clip", "region_px": [0, 0, 80, 60]}],
-            "images": images,
-            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, **box}],
-            "categories": [{"id": 1, "name": "needle"}],
-        }
-        (folder / "coco.json").write_text(json.dumps(document))
-    return tmp_path / "data"
 
 
 def test_yolo_copy(three_parts: Path, tmp_path: Path):
@@ -74,11 +52,20 @@ def test_judged_by_our_metrics(three_parts: Path):
     np.testing.assert_allclose(boxes, [[0.25, 0.25, 0.75, 0.5]])
     right = Answer(np.float32([0.9]), np.int64([0]), np.float32([[0.5, 0.375, 0.5, 0.25]]))
     none = Answer(np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
-    assert peer_data.judge(dataset, [right, none]).ap == pytest.approx(1.0)
+
+    def judged(*answers: Answer) -> Kept:
+        return peer_data.judge(dataset, peer_data.detections_of(dataset, list(answers)))
+
+    perfect = judged(right, none)
+    assert peer_data.figures(perfect)["ap"]["value"] == pytest.approx(1.0)
     # Half as wide: the intersection is half of the union, found at IoU 0.5 and no higher.
-    narrow = right._replace(boxes_cxcywh=np.float32([[0.5, 0.375, 0.25, 0.25]]))
-    assert peer_data.judge(dataset, [narrow, none]).ap50 == pytest.approx(1.0)
-    assert peer_data.judge(dataset, [narrow, none]).ap == pytest.approx(0.1)
+    narrow = judged(right._replace(boxes_cxcywh=np.float32([[0.5, 0.375, 0.25, 0.25]])), none)
+    ap = {name: each["value"] for name, each in peer_data.figures(narrow).items()}
+    assert ap == pytest.approx({"ap": 0.1, "ap50": 1.0, "ap75": 0.0})
+    less = {name: each["value"] for name, each in peer_data.figures(perfect, narrow).items()}
+    assert less == pytest.approx({"ap": 0.9, "ap50": 0.0, "ap75": 1.0})
+    assert perfect.recording.tolist() == ["validation/clip", "validation/clip"]
+    assert perfect.frame_index.tolist() == [0, 1]
 
 
 def test_one_class_only(three_parts: Path):

@@ -57,7 +57,7 @@ def test_every_labelled_frame_is_in_exactly_one_part() -> None:
 
 
 def test_a_seed_of_the_division_stands_for_that_of_the_run() -> None:
-    videos = [clip(n, f"clip{n}") for n in (2, 3, 5, 7, 11, 13, 17, 19)]
+    videos = [clip(2, f"clip{n}") for n in range(7)]
     divisions = [split(videos, SplitConfig(), seed) for seed in range(5)]
     assert any(division != divisions[0] for division in divisions)
     for seed, division in enumerate(divisions):
