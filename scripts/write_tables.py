@@ -3,7 +3,8 @@
 A page holds `<!-- table docs/results/NAME/results.json -->`, the table, `<!-- end -->`. In place of
 `table` stands `answer` for the answer of that experiment in sentences, `gains` for its methods by
 share of labels beside what each is compared to, `models` for a file that collect_models.py wrote,
-`latency` for one of benchmarks/peers/latency.py, `accuracy` for one of accuracy.py there. Run it when they change.
+`latency` for one of benchmarks/peers/latency.py, `accuracy` for one of accuracy.py there. Run it
+when they change.
 """
 
 import re
