@@ -76,17 +76,15 @@ def test_the_plans_that_come_along():
     )
     assert len(paper.seeds) == 5
     assert paper.configurations_tried == (5 + 4 + 4 + 5) + (1 + 3 + 3 + 3)  # anchor, learned
-    assert set(paper.methods) <= set(ablation.methods)
-    pictures = set()
-    for name in labels.methods:
-        config = labels.student_config("", name, 0, {})
-        batch = config.train.batch_size
-        if labels.methods[name].teacher and config.data.labelled < 1:
-            batch += config.distill.unlabelled_batch
-        assert batch == 8, name
-        steps = config.train.epochs * 2400 * config.data.labelled / config.train.batch_size
-        pictures.add(steps * batch)
-    assert pictures == {19_200}
+    for plan in (labels, ablation):
+        for name in plan.methods:
+            config = plan.student_config("", name, 0, {})
+            batch = config.train.batch_size
+            if plan.methods[name].teacher and config.data.labelled < 1:
+                batch += config.distill.unlabelled_batch
+            assert batch == 8, name
+            steps = config.train.epochs * 2400 * config.data.labelled / config.train.batch_size
+            assert steps * batch == 19_200 * (2 if "twice" in name else 1), name
 
 
 @pytest.mark.parametrize(
