@@ -93,6 +93,7 @@ def _allowed(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return " or ".join(f"`{value}`" for value in get_args(field.annotation))
     kind = str(getattr(field.annotation, "__name__", field.annotation))
+    kind = kind.removesuffix(" | None")
     if get_origin(field.annotation) is tuple:
         kind = "list of numbers" if "tuple[tuple" not in str(field.annotation) else "list of pairs"
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "pattern": "like"}

@@ -136,7 +136,7 @@ def test_answer_is_about_the_best_on_validation_data():
     )
     assert second == "That closes 25% (10% to 40%) of its teacher's lead."
     assert third == (
-        "Of 3 comparisons 2 show a gain, 1 a loss, and 0 nothing distinguishable from zero."
+        "Of 2 comparisons 2 show a gain, 0 a loss, and 0 nothing distinguishable from zero."
     )
     assert clear == ["Lucky beats plain: +0.200 (+0.100 to +0.300)."]
 

@@ -103,7 +103,8 @@ def test_a_bad_label_stops_with_the_first_and_their_number() -> None:
         table_with_a_bad_label("error").finish()
     assert str(caught.value) == (
         "a.json: label 5: is bad (2 of 4 labels are bad); "
-        "correct the file, or leave bad labels out with on_bad_label=skip"
+        "correct the file, or leave bad labels out: --on-bad-label skip, in a config "
+        "data.on_bad_label=skip"
     )
 
 

@@ -250,7 +250,7 @@ def select(
         if key not in places:
             raise InputError(
                 f"the split {name!r} names the recording {key!r}, which the data does not have; "
-                "give the data the run was trained on"
+                "give the data the run was trained on, or use split 'all'"
             )
         labels = videos[places[key]].labels
         for frame in frames:

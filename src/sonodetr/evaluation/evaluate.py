@@ -192,7 +192,7 @@ def check_classes(videos: Sequence[Video], frames: Sequence[Place], known: Seque
     if unknown := sorted(used - set(known)):
         raise InputError(
             f"the data has objects of class {', '.join(unknown)}, which the model does not know "
-            f"(it knows {', '.join(known)}); rename the classes in the data, or leave these out"
+            f"(it knows {', '.join(known)}); rename the classes in the data, or train a model on it"
         )
 
 

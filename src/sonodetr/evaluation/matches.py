@@ -79,7 +79,10 @@ def match(
     if frames is None:
         frames = [(v, f) for v, video in enumerate(videos) for f in sorted(video.labels)]
     if not frames:
-        raise InputError("no labelled frame to evaluate on; check the data's labels and the split")
+        raise InputError(
+            "no labelled frame to evaluate on; name the file or folder that holds the labels, and "
+            "a split that has some"
+        )
     class_names = videos[frames[0][0]].classes
     truth, found_rows = [], []
     for number, (video_index, frame_index) in enumerate(frames):

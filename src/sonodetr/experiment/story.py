@@ -105,7 +105,8 @@ def answer(results: Results) -> list[str]:
             f"That closes {_percent(closed['value'])} ({_range(closed, _percent)}) of its "
             "teacher's lead."
         )
-    compared = results["comparisons"][test]
+    # That fewer labels are worse is no news.
+    compared = [each for each in results["comparisons"][test] if _equally_labelled(results, each)]
     if len(compared) > 1 and best["p_corrected"] is not None:
         counts = Counter(each["verdict"] for each in compared)
         sentences.append(
@@ -113,12 +114,7 @@ def answer(results: Results) -> list[str]:
             f"loss, and {counts['not distinguishable from zero']} nothing distinguishable from "
             "zero."
         )
-    clear = [
-        each
-        for each in compared
-        # That fewer labels are worse is no news.
-        if each["verdict"] in _KINDS and each is not best and _equally_labelled(results, each)
-    ]
+    clear = [each for each in compared if each["verdict"] in _KINDS and each is not best]
     clear.sort(key=lambda each: (each["p_corrected"], -abs(each["difference"]["value"])))
     for each in clear[:_MOST_NAMED]:
         method, against = (name_of(results, row) for row in compared_rows(results, each))

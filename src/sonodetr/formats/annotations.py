@@ -95,7 +95,8 @@ class LabelTable(Generic[Frame]):
         if self._num_bad and self._on_bad_label == "error":
             raise InputError(
                 f"{self._first_problem} ({self._num_bad} of {self._num_labels} labels are bad); "
-                "correct the file, or leave bad labels out with on_bad_label=skip"
+                "correct the file, or leave bad labels out: --on-bad-label skip, in a config "
+                "data.on_bad_label=skip"
             )
         if self._num_bad:
             _log.warning(
