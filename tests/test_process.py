@@ -68,6 +68,19 @@ def interrupt(process, ready):
     return process.returncode, out, err
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_a_place_where_nothing_can_be_made():
+    place = "/proc/nowhere"
+    found = subprocess.run(
+        [*PYTHON, "benchmark", "nano", "--out", place], capture_output=True, text=True
+    )
+    assert found.returncode == 2
+    assert found.stderr == (
+        f"sonodetr: error: {place}: cannot be used (No such file or directory); "
+        "choose another place\n"
+    )
+
+
 def test_ctrl_c_while_predicting(tiny_run, tiny_video, tmp_path):
     nothing = Detections(
         np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), ()

@@ -1,13 +1,14 @@
 """The verb from end to end on a tiny model, and one line for every mistake. No time is judged."""
 
 import json
+import shutil
 
 import pytest
 import typer
 
 from sonodetr.benchmark import measure
 from sonodetr.cli import app, run
-from sonodetr.files import write_json
+from sonodetr.files import InputError, write_json
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("openvino")
@@ -99,13 +100,31 @@ def test_a_run_at_another_size(tiny_run, tmp_path):
     assert _runs(tiny_run, (), tmp_path) == [tiny_run]
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"figures": {}}', '{"figures": 3}'])
+def test_an_evaluation_without_an_ap_is_named(tiny_run, tmp_path, text):
+    from sonodetr.benchmark.artefacts import EVALUATION, ap_of
+
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    path, size = run / EVALUATION, (64, 96)
+    path.parent.mkdir()
+    path.write_text('{"figures": {"ap": 0.25}}')
+    assert ap_of(str(run), size) == 0.25
+    path.write_text(text)
+    with pytest.raises(
+        InputError, match=r"evaluation\.json: holds no AP; evaluate the model again"
+    ):
+        ap_of(str(run), size)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         (["--runtime", "onxn"], "no runtime 'onxn'; did you mean 'onnx'? Allowed: torch, onnx"),
         (["--threads", "99999"], "99999 threads are not possible; this process may use 1 to "),
         (["--threads", "0"], "0 threads are not possible; this process may use 1 to "),
-        (["--size", "31"], "--size 31 is too small; give at least 32 pixels"),
+        (["--size", "31"], "--size 31: give 32 to 2048 pixels"),
+        (["--size", "100000"], "--size 100000: give 32 to 2048 pixels"),
         (["--size", "32"], "--size 32: 32 x 32 pixels at stride 16 are 4 tokens, fewer than"),
         (["--source", "nowhere.mp4"], "nowhere.mp4: no such file"),
     ],

@@ -13,6 +13,7 @@ from sonodetr.files import InputError, closest, read_json, write_text
 
 RUNTIMES = {"torch": "torch"} | PACKAGES
 SMALLEST_SIDE = 32  # a cell of the deepest map
+LARGEST_SIDE = 2048  # whose 16,384 tokens need more than a GiB a layer and head
 EVALUATION = "evaluation-test/evaluation.json"
 
 
@@ -101,8 +102,11 @@ def ap_of(model: str, image_size: tuple[int, int]) -> float | None:
     path = Path(model) / EVALUATION
     if not path.is_file() or _size(Path(model)) != image_size:
         return None
-    ap: float | None = read_json(path)["figures"]["ap"]
-    return ap
+    try:
+        ap = read_json(path)["figures"]["ap"]
+        return None if ap is None else float(ap)
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: holds no AP; evaluate the model again, or delete it") from None
 
 
 def _size(folder: Path) -> tuple[int, int]:
@@ -125,8 +129,8 @@ def _runs(folder: Path, sizes: Sequence[int], temporary: Path) -> list[Path]:
     config = config_from_run(folder)
     copies = []
     for side in sizes:
-        if side < SMALLEST_SIDE:
-            raise InputError(f"--size {side} is too small; give at least {SMALLEST_SIDE} pixels")
+        if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
+            raise InputError(f"--size {side}: give {SMALLEST_SIDE} to {LARGEST_SIDE} pixels")
         if (side, side) == config.data.image_size:
             copies.append(folder)
             continue
