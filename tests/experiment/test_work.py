@@ -276,7 +276,9 @@ def test_what_is_reported_of_a_finished_experiment(make, tmp_path):
     methods["long"]["queries"] = ["anchor"]
     teachers = {"wide": {"run": str(tmp_path / "wide")}, "of others": {"run": str(tmp_path)}}
     (tmp_path / "wide").mkdir()
-    (tmp_path / "wide" / "model.safetensors").touch()
+    (tmp_path / "wide" / "config.yaml").touch()
+    for name in ("config.json", "model.safetensors"):  # as transformers writes them
+        (tmp_path / name).touch()
     experiment = make(methods=methods, queries=queries, teachers=teachers)
     for unit in experiment.plan.units():
         finish(experiment, unit, ap=0.3 if unit.value == 2e-3 else 0.1)

@@ -1,6 +1,7 @@
 """Students that learn from teachers, from the config to the run folder."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -256,6 +257,15 @@ def test_a_teacher_has_not_seen_what_tests_its_student(tiny, teacher, tmp_path):
     write_json(tmp_path / "teacher" / "split.json", division)
     with pytest.raises(InputError, match=rf"trained on 1 of the 7 frames .* {key}:0 for one"):
         task_of(tiny(distill=distill))
+
+
+@pytest.mark.parametrize("division", ["[]", '{"train": 3}', '{"train": {"a": 3}}'])
+def test_a_damaged_division_of_a_teacher_is_named(tiny, teacher, tmp_path, division):
+    """Whether it has seen what tests its student must be known."""
+    folder = teacher()
+    Path(folder, "split.json").write_text(division)
+    with pytest.raises(InputError, match=r"split\.json: does not hold train, validation, test"):
+        train(tiny(distill={"teacher": folder, "encoder": {"weight": 1.0}}), tmp_path)
 
 
 def test_one_clip_a_batch_cannot_be_shuffled(tiny, teacher):

@@ -26,12 +26,12 @@ from sonodetr.evaluation.metrics import (
 )
 from sonodetr.evaluation.plot import plot_precision_recall
 from sonodetr.evaluation.statistics import CONFIDENCE, Weights, bootstrap_intervals
-from sonodetr.files import InputError, read_json, write_json
+from sonodetr.files import InputError, write_json
 from sonodetr.formats import read
 from sonodetr.predictor import Predictor, Seen, load
 from sonodetr.progress import progress_bar
-from sonodetr.training.run import provenance
-from sonodetr.types import PARTS, Detections, Video, clip_indices, frame_at
+from sonodetr.training.run import provenance, read_division
+from sonodetr.types import Detections, Video, clip_indices, frame_at
 
 RESAMPLES = 1000
 SplitName = Literal["all", "train", "validation", "test"]
@@ -77,7 +77,7 @@ def evaluate(
     videos = read(data_path, images=images, on_bad_label=on_bad_label)
     predictor = load(model)
     _check_past(past, predictor.interface.clip_frames)
-    division = _division(model_folder(model))
+    division = read_division(model_folder(model))
     if split != "all" and division is None:
         raise InputError(f"{model}: stores no division of data (split.json); use split 'all'")
     frames = labelled_samples(videos) if split == "all" else select(videos, division or {}, split)
@@ -164,18 +164,6 @@ def _intervals(
 
 def _interpolated(own: Curve) -> list[float | None]:
     return [None if np.isnan(value) else round(float(value), 5) for value in own.interpolated()]
-
-
-def _division(model: Path) -> dict[str, dict[str, list[int]]] | None:
-    path = model / "split.json"
-    if not path.is_file():
-        return None
-    division: dict[str, dict[str, list[int]]] = read_json(path)
-    parts = division.values() if isinstance(division, dict) else ()
-    if set(division) != set(PARTS) or not all(isinstance(part, dict) for part in parts):
-        names = ", ".join(PARTS)
-        raise InputError(f"{path}: does not hold {names} as training wrote it; restore it")
-    return division
 
 
 def check_classes(videos: Sequence[Video], frames: Sequence[Place], known: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from sonodetr.experiment.work import Experiment
 from sonodetr.files import InputError
 from sonodetr.formats import read
 from sonodetr.training.data import open_data
-from sonodetr.training.run import WEIGHTS
+from sonodetr.training.run import CONFIG
 from sonodetr.types import PARTS
 
 
@@ -66,7 +66,7 @@ def trained_rows(experiment: Experiment) -> list[Row]:
     rows = [
         Row(None, name, (folder,))
         for name, folder in teachers.items()
-        if (folder / WEIGHTS).is_file()  # else one of another library
+        if (folder / CONFIG).is_file()  # else one of another library
     ]
     for queries in plan.queries:
         for name in plan.methods:

@@ -24,6 +24,7 @@ from sonodetr.config_file import config_from_run, dump_config
 from sonodetr.files import InputError, read_json, whole_file, write_json, write_text
 from sonodetr.model.detr import DETR
 from sonodetr.model.weights import read_safetensors
+from sonodetr.types import PARTS
 
 CONFIG = "config.yaml"
 DIVISION = "split.json"
@@ -166,6 +167,28 @@ def read_info(folder: str | os.PathLike[str]) -> RunInfo:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{path}: {place}: {first['msg']}; was it edited by hand?") from None
+
+
+def read_division(folder: Path) -> dict[str, dict[str, list[int]]] | None:
+    """The division of the data that a run stores: part -> key of a recording -> its frames.
+
+    Returns:
+        None where it stores none.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = folder / DIVISION
+    if not path.is_file():
+        return None
+    division: dict[str, dict[str, list[int]]] = read_json(path)
+    whole = isinstance(division, dict) and set(division) == set(PARTS)
+    parts = division.values() if whole else ()
+    whole = whole and all(isinstance(part, dict) for part in parts)
+    if not whole or not all(isinstance(each, list) for part in parts for each in part.values()):
+        names = ", ".join(PARTS)
+        raise InputError(f"{path}: does not hold {names} as training wrote it; restore it")
+    return division
 
 
 def untrained_model(config: Config, num_classes: int) -> DETR:

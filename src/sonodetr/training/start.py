@@ -13,13 +13,13 @@ from sonodetr.config import Config, DataConfig
 from sonodetr.config_file import config_from_run
 from sonodetr.distill.targets import align
 from sonodetr.distill.teachers import Teacher
-from sonodetr.files import InputError, read_json
+from sonodetr.files import InputError
 from sonodetr.model.detr import DETR
 from sonodetr.model.tensors import Batch
 from sonodetr.model.weights import load_matching, read_weights
 from sonodetr.training.data import Data
 from sonodetr.training.distillation import Distillation
-from sonodetr.training.run import CONFIG, DIVISION, untrained_model
+from sonodetr.training.run import CONFIG, read_division, untrained_model
 from sonodetr.training.tasks import Detection
 from sonodetr.training.teachers import open_teacher
 
@@ -120,11 +120,12 @@ def _start_distillation(
 def _check_teachers_division(config: Config, data: Data) -> None:
     """What a run is tested on, its teacher must not have learnt by heart."""
     folder = Path(config.distill.teacher)
-    if not ((folder / CONFIG).is_file() and (folder / DIVISION).is_file()):
+    division = read_division(folder) if (folder / CONFIG).is_file() else None
+    if division is None:
         return  # not a run of ours: nobody knows what it has seen
     if Path(config_from_run(folder).data.path).resolve() != Path(config.data.path).resolve():
         return  # equal names in other data are other recordings
-    known = read_json(folder / DIVISION).get("train", {})
+    known = division["train"]
     held = [
         (data.videos[video].key, frame)
         for video, frame in (*data.split.validation, *data.split.test)
