@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import typer
+from exported import write_exported
 
 from sonodetr.benchmark import measure
 from sonodetr.cli import app, run
@@ -98,6 +99,16 @@ def test_a_run_at_another_size(tiny_run, tmp_path):
     assert load_run(copy)[1].data.image_size == (80, 80)
     assert (tiny_run / "config.yaml").read_text() == before
     assert _runs(tiny_run, (), tmp_path) == [tiny_run]
+
+
+def test_a_damaged_exported_folder_is_named(tmp_path):
+    from sonodetr.benchmark.artefacts import artefacts_of
+
+    folder = write_exported(tmp_path / "exported", "onnx")
+    (graph,) = folder.glob("*.onnx")
+    graph.write_bytes(graph.read_bytes()[:-1])
+    with pytest.raises(InputError, match=graph.name):
+        artefacts_of(str(folder), ["onnx"], [], tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"figures": {}}', '{"figures": 3}'])

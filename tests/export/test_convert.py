@@ -130,6 +130,8 @@ def test_targets_that_cannot_be_written(tmp_path, tiny_run):
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     assert "holds thesis.txt, which is not of" in refused(tiny_run, tmp_path / "mine")
     assert left(tmp_path / "mine") == ["thesis.txt"]
+    (tmp_path / "mine" / "thesis.txt").rename(tmp_path / "mine" / "evaluation-thesis.txt")
+    assert "holds evaluation-thesis.txt, which is not of" in refused(tiny_run, tmp_path / "mine")
     (tmp_path / "file").write_text("")
     assert "is a file" in refused(tiny_run, tmp_path / "file")
     assert "cannot be written" in refused(tiny_run, tmp_path / "file" / "out")
@@ -160,12 +162,26 @@ def test_an_export_takes_the_place_of_another_and_of_nothing_else(tmp_path, read
     out = tmp_path / "out"
     export_model(ready, out)
     (out / "evaluation-test").mkdir()
+    (out / "evaluation-test" / "evaluation.json").touch()
+    (out / "evaluation-test" / "thesis.txt").touch()
+    assert "holds evaluation-test, which is not of" in refused(ready, out)
+    (out / "evaluation-test" / "thesis.txt").unlink()
     (out / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match=r"holds thesis\.txt, which is not of an exported model"):
         export_model(ready, out)
     (out / "thesis.txt").rename(tmp_path / "thesis.txt")
     export_model(ready, out)
     assert left(tmp_path) == ["out", "thesis.txt"]
+
+
+def test_a_link_to_an_earlier_export_stays_one(tmp_path, ready):
+    export_model(ready, tmp_path / "first")
+    before = (tmp_path / "first" / "contract.json").stat().st_ino
+    (tmp_path / "current").symlink_to("first")
+    export_model(ready, tmp_path / "current")
+    assert (tmp_path / "current").is_symlink()
+    assert (tmp_path / "first" / "contract.json").stat().st_ino != before
+    assert left(tmp_path) == ["current", "first"]
 
 
 def test_an_earlier_export_stays_until_the_new_one_is_whole(tmp_path, ready, monkeypatch):

@@ -117,6 +117,10 @@ def test_other_data(trained, data, tmp_path, tiny_video):
     division = read_json(run / "split.json")
     write_json(run / "split.json", division | {"train": {"elsewhere": [0]}})
     assert "'elsewhere', which the data does not have" in refused(run, data)
+    write_json(run / "split.json", division | {"train": {}})
+    assert "names no frames to train on" in refused(run, data)
+    write_json(run / "split.json", [])
+    assert "does not hold train, validation, test" in refused(run, data)
 
 
 def perfect(videos, frames, *, above: int = 0):

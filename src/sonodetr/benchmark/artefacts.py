@@ -8,7 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sonodetr.bundled import model_folder
-from sonodetr.contract import CONTRACT, PACKAGES, Contract, graph_files, read_contract
+from sonodetr.contract import (
+    CONTRACT,
+    PACKAGES,
+    Contract,
+    check_files,
+    graph_files,
+    read_contract,
+)
 from sonodetr.files import InputError, closest, read_json, write_text
 
 RUNTIMES = {"torch": "torch"} | PACKAGES
@@ -79,7 +86,9 @@ def artefacts_of(
     """
     folder = model_folder(model)
     if (folder / CONTRACT).is_file():
-        return [_exported(model, folder, read_contract(folder))]
+        contract = read_contract(folder)
+        check_files(folder, contract)
+        return [_exported(model, folder, contract)]
     found = []
     for number, run in enumerate(_runs(folder, sizes, temporary)):
         # torch runs no graph, but the floor of its layers is read from one.
@@ -105,7 +114,7 @@ def ap_of(model: str, image_size: tuple[int, int]) -> float | None:
     try:
         ap = read_json(path)["figures"]["ap"]
         return None if ap is None else float(ap)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError):
         raise InputError(f"{path}: holds no AP; evaluate the model again, or delete it") from None
 
 

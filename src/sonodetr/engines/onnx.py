@@ -1,6 +1,11 @@
 """Graphs in ONNX Runtime, on the CPU."""
 
+import os
 from pathlib import Path
+
+# Without it, ONNX Runtime 1.32 tells its makers of every model that is opened, and leaves files in
+# the home folder; its own switch for that does not stop it. It is read at the import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime
@@ -41,6 +46,7 @@ def open_graph(path: Path, threads: int) -> Graph:
         session = open_session(path, session_options(threads))
     except (  # they have no base of their own
         errors.Fail,
+        errors.InvalidArgument,
         errors.InvalidGraph,
         errors.InvalidProtobuf,
         errors.NotImplemented,

@@ -35,8 +35,15 @@ def _foreign(folder: Path) -> str:
     ours = {CONTRACT}
     if (folder / CONTRACT).is_file():
         ours |= set(read_contract(folder).files_sha256)
-    names = sorted(path.name for path in folder.iterdir())
-    return next((n for n in names if n not in ours and not n.startswith("evaluation-")), "")
+    paths = sorted(path for path in folder.iterdir() if path.name not in ours)
+    return next((path.name for path in paths if not _is_evaluation(path)), "")
+
+
+def _is_evaluation(path: Path) -> bool:
+    """Whether `sonodetr evaluate` wrote all that is in it."""
+    written = {"evaluation.json", "matches.npz", "precision_recall.png"}
+    named = path.is_dir() and path.name.startswith("evaluation-")
+    return named and {each.name for each in path.iterdir()} <= written
 
 
 @contextmanager
@@ -49,7 +56,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         InputError: it cannot be written, or the disk is full.
     """
-    final = path.absolute()
+    final = Path(os.path.realpath(path))  # a link stays one
     unique = secrets.token_hex(6)
     part = final.with_name(f".{final.name}.part{unique}")
     old = final.with_name(f".{final.name}.old{unique}")

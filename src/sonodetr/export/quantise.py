@@ -19,11 +19,11 @@ from sonodetr.evaluation.metrics import average_precisions
 from sonodetr.evaluation.statistics import Figures, paired_differences
 from sonodetr.export.files import operators, read_graph, write_graph
 from sonodetr.export.parity import clips_of, open_graphs
-from sonodetr.files import InputError, read_json
+from sonodetr.files import InputError
 from sonodetr.formats import read
 from sonodetr.predictor import load
 from sonodetr.progress import progress_bar
-from sonodetr.training.run import DIVISION
+from sonodetr.training.run import DIVISION, read_division
 from sonodetr.types import Video
 
 MOST_CLIPS = 300  # that set the ranges, spread evenly over the training part
@@ -45,18 +45,23 @@ def read_calibration(
     Raises:
         InputError: it cannot be read, is not that data, or has objects of other classes.
     """
-    if not (run / DIVISION).is_file():
+    division = read_division(run)
+    if division is None:
         raise InputError(
             f"{run}: has no {DIVISION}, so nothing says which frames may set the ranges and which "
             "must tell what that costs; export without int8"
         )
     images = config.images if os.fspath(path) == config.path else ""
     videos = read(path, images=images, on_bad_label=config.on_bad_label)
-    division = read_json(run / DIVISION)
     every = [(index, frame) for index, video in enumerate(videos) for frame in video.labels]
     check_classes(videos, every, classes)
     train = select(videos, division, "train")
     held_out = select(videos, division, "validation") + select(videos, division, "test")
+    if not (train and held_out):
+        raise InputError(
+            f"{run / DIVISION}: names no frames to train on, or none that were held out, so 8 bits "
+            "cannot be set or judged; export without int8"
+        )
     return Calibration(videos, train, held_out)
 
 
@@ -97,6 +102,7 @@ def _quantised(graph: Any, taken: str, arrays: Sequence[np.ndarray]) -> Any:
     """
     # nncf would tell its makers of every use; what is missing tells nothing.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # engines/onnx.py says why
     import nncf
     from nncf.quantization.advanced_parameters import QuantizationParameters
 

@@ -33,7 +33,7 @@ def export(
         typer.Option(metavar="DATA", help="recordings to compare with torch on, beside simulated"),
     ] = None,
     allow_loss: Annotated[
-        float, typer.Option(min=0, help="largest loss of average precision through --int8")
+        float, typer.Option(min=0, max=1, help="largest loss of average precision through --int8")
     ] = 0.005,
     json_out: Json = "",
 ) -> None:
