@@ -1,7 +1,5 @@
 """Detectors are timed in turns, and the table says what was measured."""
 
-import json
-import sys
 from pathlib import Path
 
 import latency
@@ -70,19 +68,3 @@ def test_ours_must_see_single_frames(tmp_path: Path):
     write_contract(tmp_path, _contract(3))
     with pytest.raises(InputError, match="single frames"):
         latency.ours(tmp_path, 96, "openvino", 1)
-
-
-def test_accuracy_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object):
-    import accuracy
-
-    result = {"name": "yolo11n", "samples": 38_400, "processor_s": 733.0, "rate": 1.0, "seed": 2}
-    result["validation"] = {"ap": 0.25, "ap50": 0.5, "ap75": 0.125}
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "result.json").write_text(json.dumps(result))
-    monkeypatch.setattr(sys, "argv", ["accuracy.py", "--table", "--out", str(tmp_path)])
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    accuracy.main()
-    assert isinstance(capsys, pytest.CaptureFixture)
-    row = "| yolo11n | 38,400 | 12 | 1 | 2 | 0.250 / 0.500 / 0.125 |  |"
-    assert capsys.readouterr().out.splitlines()[-1] == row
