@@ -12,7 +12,7 @@ import yaml
 from sonodetr.config import DataConfig, SplitConfig
 from sonodetr.data.clips import ClipDataset
 from sonodetr.data.splits import split
-from sonodetr.evaluation.evaluate import units_of
+from sonodetr.evaluation.evaluate import kept_of
 from sonodetr.evaluation.kept import Kept
 from sonodetr.evaluation.matches import match
 from sonodetr.evaluation.metrics import average_precisions
@@ -116,11 +116,7 @@ def detections_of(dataset: ClipDataset, answers: list[Answer]) -> Found:
 def judge(dataset: ClipDataset, found: Found) -> Kept:
     """What our metrics are counted from."""
     matches = match(dataset.videos, found, dataset.samples)
-    unit_name, unit = units_of(dataset.videos, matches.video)
-    recording = np.array([dataset.videos[video].key for video, _ in dataset.samples])
-    frame = np.array([frame for _, frame in dataset.samples], np.int64)
-    first = np.unique(unit, return_index=True)[1]
-    return Kept(recording, frame, recording[first][unit], unit_name, 0.5, matches, None)
+    return kept_of(dataset.videos, dataset.samples, matches, None, threshold=0.5)
 
 
 def figures(kept: Kept, other: Kept | None = None) -> dict[str, dict[str, Any]]:

@@ -109,18 +109,19 @@ def evaluate(
     title = f"{Path(model).name} on {Path(data_path).name}, {split} ({len(frames)} frames)"
     path, used = folder / "precision_recall.png", whole.at_threshold(threshold)
     plot_precision_recall(path, {"all classes": whole} | curves, used, title)
-    write_kept(folder / "matches.npz", _kept(videos, frames, matches, instruments, threshold))
+    write_kept(folder / "matches.npz", kept_of(videos, frames, matches, instruments, threshold))
     write_json(folder / "evaluation.json", result)
     return result
 
 
-def _kept(
+def kept_of(
     videos: Sequence[Video],
     frames: Sequence[Place],
     matches: Matches,
     instruments: Comparison | None,
     threshold: float,
 ) -> Kept:
+    """What any figure of compared frames can be counted from, with what a bootstrap draws."""
     unit_name, unit_of_frame = units_of(videos, matches.video)
     recording = np.array([videos[video].key for video, _ in frames])
     # A unit goes by the name of its first recording: no patient's name is written.
