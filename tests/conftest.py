@@ -19,6 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 install_import_hook("sonodetr", "beartype.beartype").__enter__()
 
+# They hold no examples, and pytest, looking for some, would take one folder's for another's.
+collect_ignore_glob = ["*conftest.py"]
+
 REPOSITORY = Path(__file__).parent.parent
 DATA = Path(os.environ.get("SONODETR_DATA") or REPOSITORY.parent / "shared" / "data").resolve()
 
