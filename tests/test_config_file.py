@@ -150,6 +150,7 @@ def test_mistakes_in_one_line(written, text, message):
     [
         ("epochs", "write section.key=value"),
         ("train.epochs.more=3", "unknown key|is a value, not a section"),
+        ("train={epochs: 3}", "keys of a section one by one, as in train.KEY=VALUE"),
         ("train.epochs=[1", "cannot be read; quote it"),
         ("name=2024-13-01", "cannot be read; quote it"),
         ("name=0x_", "cannot be read; quote it"),

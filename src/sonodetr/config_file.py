@@ -51,7 +51,15 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         source = preset_file(str(path))
     elif not source.exists():
         raise InputError(f"{path}: no such file, and no preset; {closest(str(path), presets)}")
-    return parse_config(_with_overrides(_with_preset(source), overrides), str(path))
+    values = _with_preset(source)
+    for word in overrides:
+        # Would silently put back all that the file says of the section.
+        if isinstance(_value(word), dict):
+            key = word.partition("=")[0]
+            raise InputError(
+                f"{word!r}: set the keys of a section one by one, as in {key}.KEY=VALUE"
+            )
+    return parse_config(_with_overrides(values, overrides), str(path))
 
 
 def with_weights_folder(config: Config) -> Config:
@@ -154,19 +162,25 @@ def dump_config(config: Config) -> str:
 
 
 def _override(values: dict[str, Any], word: str) -> None:
-    key, equals, text = word.partition("=")
-    if not equals:
-        raise InputError(
-            f"{word!r} is not an override; write section.key=value, as in train.epochs=10"
-        )
-    *sections, last = key.split(".")
+    value = _value(word)
+    *sections, last = word.partition("=")[0].split(".")
     place = values
     for section in sections:
         place = place.setdefault(section, {})
         if not isinstance(place, dict):
             raise InputError(f"{word!r}: {section!r} is a value, not a section")
+    place[last] = value
+
+
+def _value(word: str) -> Any:
+    """What an override sets."""
+    _, equals, text = word.partition("=")
+    if not equals:
+        raise InputError(
+            f"{word!r} is not an override; write section.key=value, as in train.epochs=10"
+        )
     try:
-        place[last] = yaml.load(text, _Loader) if text else ""  # YAML calls nothing null
+        return yaml.load(text, _Loader) if text else ""  # YAML calls nothing null
     except NOT_YAML:
         raise InputError(f"{word!r}: the value cannot be read; quote it") from None
 

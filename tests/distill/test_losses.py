@@ -173,6 +173,14 @@ def test_extreme_attention_stays_finite(dtype: torch.dtype) -> None:
     assert logits.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("kept", [torch.float16, torch.float32])
+def test_a_fine_student_and_a_teacher_of_certainties(kept: torch.dtype) -> None:
+    student = torch.full((1, 1, 1, 2), 0.5, dtype=DOUBLE)
+    teacher = torch.tensor([[[[1.0, 0.0]]]], dtype=kept)
+    loss = attention_divergence(student, teacher, torch.ones(1, 1))
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-12)
+
+
 def test_a_teacher_kept_in_half_precision() -> None:
     """As the cache keeps it: the divergence moves by no more than the rounding."""
     torch.manual_seed(0)

@@ -169,6 +169,17 @@ def test_a_clips_maps_become_one_frames(time: str) -> None:
     assert "points" not in targets
 
 
+def test_maps_of_half_precision_are_added_up_in_full() -> None:
+    teacher = outputs_of(Grid(2, 4, 6), heads=4, queries=5)
+    maps = teacher.attention.encoder[0].bfloat16()
+    rough = replace(teacher, attention=replace(teacher.attention, encoder={0: maps}))
+    exact = replace(teacher, attention=replace(teacher.attention, encoder={0: maps.float()}))
+    alignment = alignment_of(Grid(1, 2, 3), 2)
+    targets = teacher_targets(rough, alignment)["encoder_0"]
+    assert targets.dtype == torch.float32
+    assert torch.equal(targets, teacher_targets(exact, alignment)["encoder_0"])
+
+
 def test_a_finer_teacher_comes_down_to_the_students_grid() -> None:
     teacher = outputs_of(Grid(2, 4, 6), heads=3, queries=5)
     targets = teacher_targets(teacher, alignment_of(Grid(1, 2, 3), 3))

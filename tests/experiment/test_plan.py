@@ -110,6 +110,10 @@ def test_the_plans_that_come_along():
             "teachers.wide: changes are for a config",
         ),
         (
+            {"changes": {"train": {"epochs": 1}}},
+            "set the keys of a section one by one, as in train.",
+        ),
+        (
             {"changes": {"seed": 3}, "queries": {"anchor": {"name": "mine"}}},
             "changes of name, seed have no effect",
         ),

@@ -75,6 +75,18 @@ def waits_for(experiment, unit, what):
         experiment.run(unit)
 
 
+def test_a_teacher_that_had_a_teacher_is_another_with_each(make, tmp_path):
+    config = str(tmp_path / "teacher.yaml")
+    teachers = {
+        name: {"config": config, "changes": {"distill.teacher": path, "distill.heads": heads}}
+        for name, path, heads in (("a", "x", "mean"), ("b", "y", "mean"), ("c", "x", "grouped"))
+    }
+    experiment = make(teachers=teachers, methods={"plain": {}})
+    runs = [experiment.run(Unit(None, name)) for name in "abc"]
+    assert [run.teacher for run in runs] == ["print of x", "print of y", "print of x"]
+    assert len({run.address for run in runs}) == 3
+
+
 def test_a_list_can_be_tried(make):
     sizes = [[64, 64], [96, 64]]
     experiment = make(methods={"plain": {"tune": {"data.image_size": sizes}}}, teachers={})
@@ -267,7 +279,7 @@ def test_there_must_be_enough_to_test_on(make, tmp_path):
         check_test_parts(make(**methods, test={"new": "test", "other": "shifted"}).plan)
 
 
-def test_what_is_reported_of_a_finished_experiment(make, tmp_path):
+def test_what_is_reported_of_a_finished_experiment(make, tmp_path, monkeypatch):
     methods = {
         "plain": {"tune": {"train.learning_rate": [1e-3, 2e-3]}},
         "long": {"takes": ["plain"], "changes": {"train.epochs": 3}, "against": ["plain"]},
@@ -277,6 +289,7 @@ def test_what_is_reported_of_a_finished_experiment(make, tmp_path):
     teachers = {"wide": {"run": str(tmp_path / "wide")}, "of others": {"run": str(tmp_path)}}
     (tmp_path / "wide").mkdir()
     (tmp_path / "wide" / "config.yaml").touch()
+    monkeypatch.setattr(work, "_fingerprint", lambda folder: "0123456789abcdef")
     for name in ("config.json", "model.safetensors"):  # as transformers writes them
         (tmp_path / name).touch()
     experiment = make(methods=methods, queries=queries, teachers=teachers)
@@ -290,6 +303,9 @@ def test_what_is_reported_of_a_finished_experiment(make, tmp_path):
         ("learned", "plain"),
     ]
     assert [len(row.runs) for row in rows] == [1, 2, 2, 2]
+    # A teacher that was there before is measured in a copy; its own folder may be anybody's.
+    assert rows[0].runs == (tmp_path / "out" / "teachers" / "0123456789ab",)
+    assert [path.name for path in rows[0].runs[0].iterdir()] == ["config.yaml"]
     assert rows[1].runs[0].name.startswith("anchor-plain-0.002-seed0-")
     assert [row.tuned for row in rows] == [{}, *[{"train.learning_rate": 2e-3}] * 3]
 

@@ -150,11 +150,27 @@ def test_shuffled_teacher_shows_maps_of_other_clips(tiny, teacher):
         config = tiny(model={**shape, "dropout": 0.0}, distill={**values, "shuffle": shuffle})
         task, model, data = task_of(config)
         batch = collate([data.training()[0, index] for index in range(3)])
-        outputs = model.eval()(batch.images, task.alignment.student_capture)
-        distances = task.distances(outputs, task.targets(batch), batch)
-        found[shuffle] = distances["encoder"].item()
+        found[shuffle] = task(model.eval(), batch, 0.0)["distill_encoder"].item()
+        # How near it comes to its teacher is measured on the teacher's own maps in either case.
+        held_out = task.held_out([(batch, task.targets(batch))])
+        assert held_out["validation/distill_encoder"] == pytest.approx(0, abs=1e-6)
     assert found[False] == pytest.approx(0, abs=1e-6)
     assert found[True] > 1e-4
+
+
+def test_a_loss_that_ends_within_an_epoch_is_the_mean_of_its_steps(tiny, teacher, tmp_path):
+    term = {"weight": 1.0, "until": 0.5}
+    config = tiny(distill={"teacher": teacher(), "encoder": term}, train={"epochs": 1})
+    task, model, data = task_of(config)
+    trainer = Trainer(config, data, model, tmp_path, start_accelerator("no"), task)
+    trainer.steps_an_epoch = 4
+    for values in ({"loss": 3.0, "distill_encoder": 2.0}, {"loss": 1.0, "distill_encoder": 1.0}):
+        trainer._count(values)
+    for _ in range(2):
+        trainer._count({"loss": 0.0})
+    means = trainer._epoch_means()
+    assert (means["train/loss"], means["train/distill_encoder"]) == (1.0, 1.5)
+    assert means["epoch"] == 1
 
 
 def test_killed_distillation_goes_on_to_the_same_bits(tiny, teacher, tmp_path, monkeypatch):

@@ -58,7 +58,8 @@ def attention_divergence(
     weights = weights if weights.dim() == 3 else weights[:, None].expand(student.shape[:3])
     # Zeros: of the teacher they weigh nothing, of the student they are very small.
     smallest = torch.finfo(student.dtype).tiny
-    student, teacher = _wide(student), _wide(teacher.detach())
+    student = _wide(student)
+    teacher = teacher.detach().to(student.dtype)
     ratio = teacher.clamp(min=smallest).log() - student.clamp(min=smallest).log()
     return _weighted_mean((teacher * ratio).sum(-1), weights)
 

@@ -262,6 +262,8 @@ def _comparable(
     maps: Float[Tensor, "batch heads rows columns"], kind: str, grid: Grid, alignment: Alignment
 ) -> dict[str, Tensor]:
     """One layer's map on the common heads and grid, and under "_mass" what stays in the frame."""
+    # Half precision, as autocast leaves it, is too coarse to add up in.
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     maps = pool_heads(maps, alignment.heads[kind])
     if kind == "decoder":
         return {"": maps}

@@ -62,7 +62,7 @@ def _check_enough(config: Config, seeds: Sequence[int], part: str, folder: str) 
 def trained_rows(experiment: Experiment) -> list[Row]:
     """Of an experiment that is all trained: teachers that can be measured, then its methods."""
     plan = experiment.plan
-    teachers = {name: experiment.teacher(name) for name in plan.teachers}
+    teachers = {name: experiment.to_measure(name) for name in plan.teachers}
     rows = [
         Row(None, name, (folder,))
         for name, folder in teachers.items()

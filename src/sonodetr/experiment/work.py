@@ -8,13 +8,16 @@ comes to the same one finds it; a killed one is resumed to the same bits.
     OUT/runs/SLUG-ADDRESS.json     what the address is made of
     OUT/runs/SLUG-ADDRESS.log      what the training said
     OUT/targets/KEY                what teachers say of the data, for all students
+    OUT/teachers/FINGERPRINT       copies of finished teachers, which are measured there
     OUT/locks/ADDRESS              held by whoever trains it
 """
 
 import fcntl
 import hashlib
 import json
+import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -152,6 +155,35 @@ class Experiment:
         except Waiting:
             raise Waiting(f"teacher {name}") from None
 
+    def to_measure(self, name: str) -> Path:
+        """The folder of a teacher into which the experiment may write what it finds.
+
+        A finished one is copied: its own folder may be the package's or somebody else's.
+
+        Raises:
+            Waiting: it is not trained.
+            InputError: the copy cannot be written.
+        """
+        folder = self.teacher(name)
+        if not self.plan.teachers[name].run or not (folder / "config.yaml").is_file():
+            return folder  # its own, or of another library
+        copy = self.out / "teachers" / _fingerprint(str(folder))[:SHORT]
+        if not copy.is_dir():
+            part = copy.with_name(f".{copy.name}.part{os.getpid()}")
+            try:
+                part.mkdir(parents=True)
+                for file in ("config.yaml", "model.safetensors", "run.json", "split.json"):
+                    if (folder / file).is_file():
+                        shutil.copyfile(folder / file, part / file)
+                part.replace(copy)
+            except OSError as error:
+                raise InputError(
+                    f"cannot write {copy}: {error.strerror or error}; free some space"
+                ) from error
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+        return copy
+
     def work(self) -> None:
         """Train what is ready, one after another, until all is done.
 
@@ -182,6 +214,7 @@ class Experiment:
         plan, numbers, teacher = self.plan, dict[str, JsonValue](), ""
         if unit.queries is None:
             words, config = ["teacher", unit.method], plan.teacher_config(unit.method)
+            teacher = config.distill.teacher  # which it may have itself
         else:
             method = plan.methods[unit.method]
             for name in (*method.takes, *([unit.method] if unit.value is None else [])):

@@ -27,6 +27,7 @@ class Progress:
         waited: validations since then.
         stopped: patience has run out.
         sums: loss terms added up since the epoch began, for its mean.
+        counts: how many steps had each of them; a schedule may end within an epoch.
         processes: training together; the batches depend on it.
         scaler: state of fp16's gradient scaling.
     """
@@ -36,6 +37,7 @@ class Progress:
     waited: int = 0
     stopped: bool = False
     sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     processes: int = 1
     scaler: dict[str, float] | None = None
 

@@ -77,7 +77,7 @@ class Distillation:
         targets = self.targets(batch)
         outputs = self._look(model, batch, targets)
         named = self.detection.of(outputs.first(len(batch.targets)), batch)
-        distances = self.distances(outputs, targets, batch)
+        distances = self.distances(outputs, targets, batch, shuffle=self.config.shuffle)
         total = named["loss"] + idle
         for name, weight in weights.items():
             total = total + weight * distances[name]
@@ -104,8 +104,14 @@ class Distillation:
         """The student's maps, by the names of the targets they are compared with."""
         return student_maps(self._look(self.student, batch, targets), self.alignment)
 
-    def distances(self, outputs: Outputs, targets: Targets, batch: Batch) -> dict[str, Tensor]:
-        """Every loss that is asked for, before its weight."""
+    def distances(
+        self, outputs: Outputs, targets: Targets, batch: Batch, *, shuffle: bool = False
+    ) -> dict[str, Tensor]:
+        """Every loss that is asked for, before its weight.
+
+        Args:
+            shuffle: compare with the maps of another clip of the batch, the control.
+        """
         config = self.config
         sure = confident_boxes(targets, self.teacher.threshold)
         boxes = [target.boxes_cxcywh for target in batch.targets] + sure[len(batch.targets) :]
@@ -118,7 +124,7 @@ class Distillation:
             kind = name.partition("_")[0]
             taught, weights = targets[name], rows[kind][:, None]
             mass = targets.get(f"{name}_mass", torch.ones_like(taught[..., 0]))
-            if config.shuffle:
+            if shuffle:
                 taught, mass = taught.roll(1, 0), mass.roll(1, 0)
             weights = weights * mass
             found.setdefault(kind, []).append(attention_divergence(maps, taught, weights))

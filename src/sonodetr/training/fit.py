@@ -244,17 +244,18 @@ class Trainer:
     def _count(self, values: dict[str, float]) -> None:
         progress = self.progress
         if progress.step % self.steps_an_epoch == 0:
-            progress.sums = {}
+            progress.sums, progress.counts = {}, {}
         for name, value in values.items():
             progress.sums[name] = progress.sums.get(name, 0.0) + value
+            progress.counts[name] = progress.counts.get(name, 0) + 1
         progress.step += 1
 
     def _epoch_means(self) -> dict[str, float]:
         """Of the epoch that has just ended."""
-        sums, steps = self.progress.sums, self.steps_an_epoch
-        means = {f"train/{name}": value / steps for name, value in sums.items()}
+        sums, counts = self.progress.sums, self.progress.counts
+        means = {f"train/{name}": value / counts[name] for name, value in sums.items()}
         rate = max(group["lr"] for group in self.optimizer.param_groups)
-        return {"epoch": self.progress.step / steps, "rate": rate} | means
+        return {"epoch": self.progress.step / self.steps_an_epoch, "rate": rate} | means
 
     def _validation_due(self) -> bool:
         epoch, rest = divmod(self.progress.step, self.steps_an_epoch)
