@@ -64,7 +64,8 @@ def demo_plan(data: Path) -> Plan:
         "data.path": str(data),
         "data.image_size": [128, 128],
         "data.region": "full",
-        "data.split": {"by_folder": True, "similarity": 1.0},
+        "data.split.by_folder": True,
+        "data.split.similarity": 1.0,
         "model.points": True,
         "model.num_queries": 16,
     }
