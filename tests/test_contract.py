@@ -42,19 +42,44 @@ def test_comes_back_as_it_was_written(exported, tmp_path):
     write_contract(tmp_path, contract)
     assert read_contract(tmp_path) == contract
     values = json.loads((tmp_path / CONTRACT).read_text())
-    assert values.pop("format") == 1
+    assert values.pop("format") == 2
+    assert len(values.pop("contract_sha256")) == 64
     assert set(values) == set(asdict(contract))
 
 
-def test_whole_thresholds_are_numbers_too(changed):
-    threshold = read_contract(changed(threshold=1)).threshold
+def test_whole_thresholds_are_numbers_too(exported, changed):
+    fields = asdict(read_contract(exported)) | {"threshold": 1}
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    threshold = read_contract(changed(threshold=1, contract_sha256=digest)).threshold
     assert (threshold, type(threshold)) == (1.0, float)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold": 0.5},
+        {"classes": ["nerve"]},
+        {"clip_step": 10**30},
+        {"provenance": {"step": 1}},
+        {"contract_sha256": "0" * 64},
+        {"contract_sha256": None},
+    ],
+)
+def test_a_changed_contract_is_refused(changed, changes):
+    with pytest.raises(InputError, match=r"was changed since it was written .* --threshold"):
+        read_contract(changed(**changes))
+
+
+def test_a_contract_laid_out_otherwise_is_the_same(exported, tmp_path):
+    values = json.loads((exported / CONTRACT).read_text())
+    (tmp_path / CONTRACT).write_text(json.dumps(dict(reversed(values.items()))))
+    assert read_contract(tmp_path) == read_contract(exported)
 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"format": 2}, "is of format 2, this version of sonodetr reads format 1"),
+        ({"format": 3}, "is of format 3, this version of sonodetr reads format 2"),
         ({"format": None}, "is of format None"),
         ({"format": True}, "is of format True"),
         ({"nam": "x"}, "unknown field 'nam'; did you mean 'name'"),

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from exported import CLASSES, HEIGHT, WIDTH, write_exported
 
-from sonodetr.contract import CONTRACT
+from sonodetr.contract import CONTRACT, read_contract, write_contract
 from sonodetr.files import InputError
 from sonodetr.predictor import load
 from sonodetr.types import Frame, Region
@@ -133,13 +134,18 @@ def fields(**changes):
     return change
 
 
+def of_another_model(folder):
+    write_contract(folder, replace(read_contract(folder), image_size=(64, 64)))
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
         (lambda folder: (folder / CONTRACT).unlink(), "and no contract.json"),
-        (fields(format=2), "contract.json: is of format 2"),
+        (fields(format=1), "contract.json: is of format 1"),
         (fields(runtime="tensorrt"), "runtime is 'tensorrt'; allowed: onnx, openvino"),
-        (fields(image_size=[64, 64]), "contract.json: is of another model"),
+        (fields(threshold=0.9), "contract.json: was changed since it was written"),
+        (of_another_model, "contract.json: is of another model"),
         (edited("detect.[ox]*"), "is not the file that contract.json was written for"),
         (lambda folder: next(folder.glob("detect*")).unlink(), "no such file"),
     ],

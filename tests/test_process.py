@@ -68,6 +68,20 @@ def interrupt(process, ready):
     return process.returncode, out, err
 
 
+def test_a_stopped_service_leaves_nothing(tmp_path):
+    """SIGTERM, to the program alone, ends it as Ctrl-C does."""
+    process = start(["export", "nano", tmp_path / "out"])
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.iterdir()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in err) == (130, False)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
 def test_a_place_where_nothing_can_be_made():
     place = "/proc/nowhere"

@@ -4,6 +4,7 @@ import atexit
 import errno
 import multiprocessing
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -66,7 +67,9 @@ _REFUSED = (
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 2 wrong input, 130 stopped by Ctrl-C."""
+    """Run the command line and exit: 0 done, 2 wrong input, 130 stopped by Ctrl-C or SIGTERM."""
+    # How systemd, containers and schedulers stop a program: it ends as with Ctrl-C, nothing left.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):  # a name that is no text must not end a run at its end
         if stream is not None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -6,6 +6,7 @@ starts fast.
 """
 
 import hashlib
+import json
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -16,7 +17,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from sonodetr.files import InputError, closest, existing_file, read_json, write_json
 
 CONTRACT = "contract.json"
-FORMAT = 1
+FORMAT = 2
+_OWN = "contract_sha256"  # of all other fields, so that a changed contract is told from a whole one
 # Runtime -> endings of the files that make up one graph; the first one is the one to open.
 RUNTIMES = {"onnx": (".onnx",), "openvino": (".xml", ".bin")}
 # Runtime -> package that runs it.
@@ -84,7 +86,8 @@ def read_contract(folder: str | os.PathLike[str]) -> Contract:
     """Read the contract of an exported folder; `check_files` tells whether the files keep it.
 
     Raises:
-        InputError: it is missing, not JSON, of a newer format, or says something impossible.
+        InputError: it is missing, not JSON, of another format, says something impossible, or is not
+            as it was written.
     """
     path = Path(folder) / CONTRACT
     values = read_json(path)
@@ -97,6 +100,8 @@ def read_contract(folder: str | os.PathLike[str]) -> Contract:
             "install the version that wrote it, or export the model again"
         )
     hints = get_type_hints(Contract)
+    digest = values.pop(_OWN, None)
+    now = _digest(values)
     if problem := _wrong_names(values, list(hints)):
         raise InputError(f"{path}: {problem}; export the model again")
     for name, hint in hints.items():
@@ -113,6 +118,11 @@ def read_contract(folder: str | os.PathLike[str]) -> Contract:
     contract = Contract(**values)
     if problem := _impossible(contract):
         raise InputError(f"{path}: {problem}; export the model again")
+    if digest != now:
+        raise InputError(
+            f"{path}: was changed since it was written (its {_OWN} differs); copy the exported "
+            "folder again, or export the model again; thresholds can be given with --threshold"
+        )
     return contract
 
 
@@ -122,7 +132,8 @@ def write_contract(folder: str | os.PathLike[str], contract: Contract) -> None:
     Raises:
         InputError: the folder cannot be written.
     """
-    write_json(Path(folder) / CONTRACT, {"format": FORMAT} | asdict(contract))
+    values = asdict(contract)
+    write_json(Path(folder) / CONTRACT, {"format": FORMAT} | values | {_OWN: _digest(values)})
 
 
 def check_files(folder: str | os.PathLike[str], contract: Contract) -> None:
@@ -144,6 +155,11 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(values: dict[str, Any]) -> str:
+    """SHA-256 of the fields, however they are laid out."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def graph_files(runtime: str, name: str) -> tuple[str, ...]:

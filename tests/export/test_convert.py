@@ -193,7 +193,8 @@ def test_an_earlier_export_stays_until_the_new_one_is_whole(tmp_path, ready, mon
         refused(ready, out)
     assert (out / "contract.json").read_bytes() == before
     contract = json.loads(before)
-    (out / "contract.json").write_text(json.dumps(contract | {"name": "old"}))
+    # One of an older version, which could not be opened any more.
+    (out / "contract.json").write_text(json.dumps(contract | {"name": "old", "format": 1}))
     export_model(ready, out)
     assert read_contract(out).name == contract["name"]
     assert left(tmp_path) == ["out"]

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sonodetr.contract import CONTRACT, read_contract
-from sonodetr.files import InputError
+from sonodetr.contract import CONTRACT
+from sonodetr.files import InputError, read_json
 
 
 def check_target(folder: Path) -> None:
@@ -34,7 +34,10 @@ def _foreign(folder: Path) -> str:
     """The first thing in it that no export and no evaluation of one has written, or nothing."""
     ours = {CONTRACT}
     if (folder / CONTRACT).is_file():
-        ours |= set(read_contract(folder).files_sha256)
+        # Of another version or changed since, it still says which files came with it.
+        values = read_json(folder / CONTRACT)
+        named = values.get("files_sha256") if isinstance(values, dict) else None
+        ours |= set(named) if isinstance(named, dict) else set()
     paths = sorted(path for path in folder.iterdir() if path.name not in ours)
     return next((path.name for path in paths if not _is_evaluation(path)), "")
 

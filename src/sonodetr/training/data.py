@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -289,6 +290,7 @@ def load_batches(clips: ClipDataset, order: Iterable[list[Key]], workers: int) -
 def _begin_worker(worker: int) -> None:
     """Workers leave the cores to the training, and end with it without a word."""
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how torch ends them; not as Ctrl-C
     sys.excepthook = _silent_when_alone
 
 
