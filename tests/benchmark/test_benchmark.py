@@ -111,6 +111,18 @@ def test_a_damaged_exported_folder_is_named(tmp_path):
         artefacts_of(str(folder), ["onnx"], [], tmp_path)
 
 
+def test_ap_of_a_bundled_model_is_that_which_evaluate_wrote_here(tmp_path, monkeypatch):
+    from sonodetr.benchmark.artefacts import EVALUATION, ap_of
+
+    monkeypatch.chdir(tmp_path)
+    assert ap_of("nano", (160, 160)) is None
+    path = tmp_path / f"nano-{EVALUATION}"
+    path.parent.mkdir()
+    path.write_text('{"figures": {"ap": 0.25}}')
+    assert ap_of("nano", (160, 160)) == 0.25
+    assert ap_of("nano", (256, 256)) is None
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"figures": {}}', '{"figures": 3}'])
 def test_an_evaluation_without_an_ap_is_named(tiny_run, tmp_path, text):
     from sonodetr.benchmark.artefacts import EVALUATION, ap_of

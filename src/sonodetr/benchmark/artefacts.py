@@ -107,9 +107,15 @@ def artefacts_of(
 
 
 def ap_of(model: str, image_size: tuple[int, int]) -> float | None:
-    """AP of a run folder on its test part where it was evaluated, at the size of its training."""
-    path = Path(model) / EVALUATION
-    if not path.is_file() or _size(Path(model)) != image_size:
+    """AP on its test part where a model was evaluated, at the size of its training.
+
+    Args:
+        model: run folder, exported folder, or the name of a bundled model, which `evaluate` writes
+            of in the working folder.
+    """
+    folder = model_folder(model)
+    path = folder / EVALUATION if folder == Path(model) else Path(f"{model}-{EVALUATION}")
+    if not path.is_file() or _size(folder) != image_size:
         return None
     try:
         ap = read_json(path)["figures"]["ap"]
