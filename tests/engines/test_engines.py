@@ -1,8 +1,10 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 from exported import HEIGHT, POINTS, WIDTH, write_exported
 
@@ -117,6 +119,26 @@ def test_a_contract_of_another_model(runtime, graph, changes, line, tmp_path):
     with pytest.raises(InputError, match=f"contract.json: is of another model: .*{line}") as error:
         open_engine(changed, folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_graph_that_takes_more_than_pictures(runtime, tmp_path):
+    folder = write_exported(tmp_path / "a", "onnx")
+    path = folder / "detect.onnx"
+    model = onnx.load(path)
+    model.graph.input.append(
+        onnx.helper.make_tensor_value_info("gain", onnx.TensorProto.FLOAT, [1])
+    )
+    onnx.save(model, path)
+    graphs = {"detect": path.name}
+    if runtime == "openvino":
+        path = path.with_suffix(".xml")
+        openvino.save_model(openvino.Core().read_model(folder / "detect.onnx"), path)
+        graphs = {"detect": path.name}
+    files = {each.name: sha256(each) for each in folder.glob("detect.*")}
+    contract = replace(read_contract(folder), runtime=runtime, graphs=graphs, files_sha256=files)
+    with pytest.raises(InputError, match=r"input of detect must be pictures \[1, 32, 48, 1\], but"):
+        open_engine(contract, folder)
 
 
 @pytest.mark.parametrize(("runtime", "name"), [("onnx", "detect.onnx"), ("openvino", "detect.xml")])

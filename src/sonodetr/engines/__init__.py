@@ -1,7 +1,7 @@
 """What runs a model: one class for trained runs, one for exported graphs in any runtime.
 
 An engine sees each frame once and answers for clips of what it saw. A runtime is one module with
-`open_graph(path, threads) -> Graph`, and one case in `open_engine` (docs/contract.md). Runtimes,
+`open_graph(path, threads) -> Graph`, and one case in `open_graphs` (docs/contract.md). Runtimes,
 and torch, are imported when they are needed.
 """
 
@@ -37,8 +37,8 @@ class Graph(NamedTuple):
     """One exported graph in some runtime.
 
     Attributes:
-        inputs, outputs: name -> shape.
-        run: from the array of the only input to the outputs by name; nobody else keeps those.
+        inputs, outputs: name -> shape; a model of ours has one input.
+        run: from the array of that input to the outputs by name; nobody else keeps those.
     """
 
     inputs: Mapping[str, Shape]
@@ -101,6 +101,21 @@ def open_engine(
         ModuleNotFoundError: the runtime is not installed.
     """
     check_files(folder, contract)
+    return GraphEngine(open_graphs(contract, folder, threads), contract, folder)
+
+
+def open_graphs(
+    contract: Contract, folder: str | os.PathLike[str], threads: int = 0
+) -> dict[str, Graph]:
+    """The graphs of a folder by what they do, unchecked.
+
+    Args:
+        threads: processor threads; 0 leaves it to the runtime.
+
+    Raises:
+        InputError: the installed runtime cannot open one.
+        ModuleNotFoundError: the runtime is not installed.
+    """
     match contract.runtime:
         case "onnx":
             from sonodetr.engines.onnx import open_graph
@@ -108,10 +123,9 @@ def open_engine(
             from sonodetr.engines.openvino import open_graph
         case _:
             raise ValueError(f"no runtime {contract.runtime!r}")
-    graphs = {
+    return {
         name: open_graph(Path(folder) / file, threads) for name, file in contract.graphs.items()
     }
-    return GraphEngine(graphs, contract, folder)
 
 
 def _check(

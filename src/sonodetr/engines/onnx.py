@@ -57,14 +57,14 @@ def open_graph(path: Path, threads: int) -> Graph:
             f"{path}: ONNX Runtime {onnxruntime.__version__} cannot run it ({reason}); "
             "install a newer onnxruntime, or export the model again"
         ) from None
-    (taken,), given = session.get_inputs(), session.get_outputs()
+    taken, given = session.get_inputs(), session.get_outputs()
     names = [each.name for each in given]
 
     def run(array: np.ndarray) -> dict[str, np.ndarray]:
-        outputs = session.run(names, {taken.name: array})
+        outputs = session.run(names, {taken[0].name: array})
         # It says "long long", which NumPy does not name int64 even where both are the same.
         outputs = [each.view(np.int64) if each.dtype == np.int64 else each for each in outputs]
         return dict(zip(names, outputs, strict=True))
 
-    shapes = {each.name: tuple(each.shape) for each in (taken, *given)}
-    return Graph({taken.name: shapes.pop(taken.name)}, shapes, run)
+    inputs, outputs = ({each.name: tuple(each.shape) for each in some} for some in (taken, given))
+    return Graph(inputs, outputs, run)

@@ -45,17 +45,19 @@ def open_graph(path: Path, threads: int) -> Graph:
     try:
         model = core().compile_model(core().read_model(path), "CPU", compile_options(threads))
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1]
+        reason = str(error).strip().splitlines()[-1]
         raise InputError(
             f"{path}: OpenVINO {openvino.__version__} cannot run it ({reason}); "
             "install a newer openvino, or export the model again"
         ) from None
     request = model.create_infer_request()
-    (taken,), given = model.inputs, model.outputs
+    taken, given = model.inputs, model.outputs
     names = [each.any_name for each in given]
 
     def run(array: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(names, request.infer([array]).values(), strict=True))
 
-    shapes = {each.any_name: tuple(each.shape) for each in (taken, *given)}
-    return Graph({taken.any_name: shapes.pop(taken.any_name)}, shapes, run)
+    inputs, outputs = (
+        {each.any_name: tuple(each.shape) for each in some} for some in (taken, given)
+    )
+    return Graph(inputs, outputs, run)

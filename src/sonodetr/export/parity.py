@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from sonodetr.config import DataConfig
 from sonodetr.contract import Contract
 from sonodetr.data.clips import ClipDataset
+from sonodetr.engines import Graph, open_graphs
 from sonodetr.export.files import add_outputs, read_graph, write_graph
 from sonodetr.export.graph import EVERYTHING, everything
 from sonodetr.files import InputError
@@ -174,31 +175,28 @@ def _pairs(queries: Rows) -> Rows:
 def open_everything(folder: Path, contract: Contract) -> Run:
     """The graphs of a folder, from a clip to their answers and `EVERYTHING`.
 
-    What runs are copies that also give what they compute before the best are chosen.
+    The answers are those of the files themselves. What they compute before the best are chosen
+    comes from copies that also give that.
     """
+    answers = _from_clips(open_graphs(contract, folder, 1))
     with TemporaryDirectory() as scratch:
         for file in contract.graphs.values():
             graph = read_graph(folder / file)
             if file != contract.graphs.get("frame"):
                 add_outputs(graph, EVERYTHING if contract.points else EVERYTHING[:-1])
             write_graph(graph, Path(scratch) / file)
-        opened = open_graphs(Path(scratch), contract)
+        queries = _from_clips(open_graphs(contract, scratch, 1))
+    return lambda clip: {**queries(clip), **answers(clip)}
+
+
+def _from_clips(graphs: Mapping[str, Graph]) -> Run:
+    """Graphs as one function of a clip."""
 
     def run(clip: Clip) -> Mapping[str, np.ndarray]:
-        if "detect" in opened:
-            return opened["detect"](clip)
+        if "detect" in graphs:
+            return graphs["detect"].run(clip)
         # A runtime may use the memory of an answer again.
-        features = [opened["frame"](picture)["features"].copy() for picture in clip]
-        return opened["clip"](np.stack(features))
+        features = [graphs["frame"].run(picture)["features"].copy() for picture in clip]
+        return graphs["clip"].run(np.stack(features))
 
     return run
-
-
-def open_graphs(folder: Path, contract: Contract) -> dict[str, Run]:
-    """What each graph of a folder does, on one thread."""
-    match contract.runtime:
-        case "onnx":
-            from sonodetr.engines.onnx import open_graph
-        case _:
-            from sonodetr.engines.openvino import open_graph
-    return {name: open_graph(folder / file, 1).run for name, file in contract.graphs.items()}

@@ -13,12 +13,13 @@ import numpy as np
 from sonodetr.config import DataConfig
 from sonodetr.contract import Contract
 from sonodetr.data.splits import select
+from sonodetr.engines import open_graphs
 from sonodetr.evaluation.evaluate import check_classes, detect, units_of
 from sonodetr.evaluation.matches import Matches, match
 from sonodetr.evaluation.metrics import average_precisions
 from sonodetr.evaluation.statistics import Figures, paired_differences
 from sonodetr.export.files import operators, read_graph, write_graph
-from sonodetr.export.parity import clips_of, open_graphs
+from sonodetr.export.parity import clips_of
 from sonodetr.files import InputError
 from sonodetr.formats import read
 from sonodetr.predictor import load
@@ -81,7 +82,7 @@ def quantise_graphs(
     if "detect" in contract.graphs:
         inputs = {"detect": ("pictures", clips)}
     else:
-        see = open_graphs(folder, contract)["frame"]
+        see = open_graphs(contract, folder, 1)["frame"].run
         features = [np.stack([see(each)["features"].copy() for each in clip]) for clip in clips]
         inputs = {
             "frame": ("picture", [clip[-1] for clip in clips]),
