@@ -210,7 +210,8 @@ def _explain(error: ValidationError | TypeError, kind: type[BaseModel]) -> str:
     if not isinstance(error, ValidationError):
         return f"a value is not plain YAML ({error})"
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
+    # Where one of several kinds may stand, pydantic adds its own names of them.
+    path = [str(part) for part in first["loc"] if "[" not in str(part)]
     key = ".".join(path)
     if first["type"] == "missing":
         return f"{key!r} is missing; add it"

@@ -95,6 +95,8 @@ def test_a_revision_is_no_option(run, tmp_path, monkeypatch, revision):
     monkeypatch.setattr(module, "sources_at", sources_at)
     revised(run, revision)
     refused(run, tmp_path / "out", "is no git revision")
+    with pytest.raises(InputError, match="is no git revision"):
+        adopt([run], tmp_path / "out", revision)
 
 
 def test_other_runs_are_refused(run, tmp_path):

@@ -99,6 +99,8 @@ def test_the_plans_that_come_along():
         ({"seeds": [-1]}, "seeds [-1]: give different ones, from 0 below 2^32"),
         ({"seeds": []}, "seeds: [] is not allowed"),
         ({"name": "a/b"}, "name: 'a/b' is not allowed"),
+        ({"name": ".."}, "name: '..' is not allowed"),
+        ({"name": "-x"}, "name: '-x' is not allowed"),
         ({"test": {}}, "queries and test need one entry or more"),
         ({"teachers": {"wide": {}}}, "teachers.wide: give either config (to train it) or run"),
         (
@@ -138,6 +140,11 @@ def test_mistakes_are_answered_in_one_line(plan, changes, said):
         ("plain", PLAIN | {"takes": ["attention"]}, "'plain' takes 'attention' takes 'plain':"),
         ("a", PLAIN | {"takes": ["plain"]}, "method 'a': gets two numbers for train.learning_rate"),
         ("a", {"tune": {"seed": [1], "name": ["x"]}}, "methods.a: tune has 2 keys (seed, name)"),
+        (
+            "a",
+            {"tune": {"seed": 3}},
+            "methods.a.tune.seed: 3 is not allowed; Input should be a val",
+        ),
         ("a", {"tune": {"seed": []}}, "methods.a: tune seed []: give different values"),
         ("a", {"tune": {"seed": [1, 1]}}, "methods.a: tune seed [1, 1]: give different values"),
         (

@@ -217,6 +217,13 @@ def test_what_cannot_be_trained_is_named(make, monkeypatch):
         experiment.work()
 
 
+def test_what_is_refused_before_it_begins_leaves_nothing(make):
+    experiment = make(methods={"plain": {"changes": {"train.precision": "fp16"}}}, teachers={})
+    with pytest.raises(InputError, match=r"^plain-seed0-\w{12}: .*'fp16' needs a GPU"):
+        experiment.work()
+    assert list((experiment.out / "runs").iterdir()) == []
+
+
 def test_the_list_says_how_far_everything_is(make, capsys):
     experiment = make()
     finish(experiment, Unit("", "plain", 0, 1e-3), 0.251)

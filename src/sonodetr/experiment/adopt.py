@@ -38,8 +38,10 @@ def adopt(folders: Sequence[Path], out: Path, revision: str = "") -> tuple[list[
         The new folders, and for every run that was left out a line that says why.
 
     Raises:
-        InputError: a folder holds no run.
+        InputError: a folder holds no run, or git has no such revision.
     """
+    if revision:
+        sources_at(revision)
     runs: list[Path] = []
     for folder in folders:
         own = (folder / "config.yaml").is_file()

@@ -97,7 +97,7 @@ class Unit:
 class Plan(Section):
     """A whole experiment (docs/experiment.md). Paths are relative to the working folder."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="folder of its results")
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", description="folder of its results")
     question: str = Field("", description="what it is to answer, in a sentence")
     prepare: tuple[str, ...] = Field(
         (), description="commands that make the data; the report shows them"

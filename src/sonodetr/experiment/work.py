@@ -249,12 +249,16 @@ def train_run(run: Run, folder: Path) -> None:
     config = config_from_run(folder) if begun else run.config
     # Whose name is another's would train elsewhere, and be begun here again and again.
     config = config.model_copy(update={"name": folder.name})
-    write_json(folder.with_name(f"{folder.name}.json"), facts_of(run.config, run.teacher))
-    with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
+    facts, told = (folder.with_name(folder.name + ending) for ending in (".json", ".log"))
+    write_json(facts, facts_of(run.config, run.teacher))
+    with told.open("a", encoding="utf-8") as log:
         try:
             with redirect_stdout(log), redirect_stderr(log):
                 train(config, folder.parent, resume=folder.is_dir())
         except InputError as error:
+            if not folder.is_dir():  # refused before it began
+                facts.unlink()
+                told.unlink()
             raise InputError(f"{folder.name}: {error}") from None
 
 
