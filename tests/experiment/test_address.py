@@ -152,7 +152,7 @@ def test_every_statement_of_a_module_counts():
 # What `train` imports and the address leaves out: what carries, checks, tells or draws; readers of
 # files, as what they read is in the address; what is read only with a teacher or a simulator.
 LEFT_OUT = {"bundled.py", "config.py", "config_file.py", "draw.py", "files.py", "progress.py"}
-LEFT_OUT |= {"shapes.py", "types.py", "formats", *ONLY_TOLD}
+LEFT_OUT |= {"shapes.py", "formats", *ONLY_TOLD}
 
 
 def test_all_that_a_training_imports_is_known():

@@ -143,7 +143,7 @@ def test_mistakes_are_answered_in_one_line(plan, changes, said):
         (
             "a",
             {"tune": {"seed": 3}},
-            "methods.a.tune.seed: 3 is not allowed; Input should be a val",
+            "methods.a.tune.seed: 3 is not allowed; Input should be",
         ),
         ("a", {"tune": {"seed": []}}, "methods.a: tune seed []: give different values"),
         ("a", {"tune": {"seed": [1, 1]}}, "methods.a: tune seed [1, 1]: give different values"),

@@ -108,6 +108,7 @@ class RunTeacher:
             "model": shape.model_dump(mode="json", exclude=begins),
             "data": [data.channels, data.clip_frames, data.clip_step, data.image_size],
             "classes": classes,
+            "threshold": threshold,  # above which a box counts where there are no labels
         }
         self.fingerprint = fingerprint(model, values)
 

@@ -38,7 +38,7 @@ PACKAGE = Path(sonodetr.__file__).parent
 # what they read is part of the address itself.
 CODE = (
     *("data/*", "dense_loss.py", "evaluation/matches.py", "evaluation/metrics.py", "geometry.py"),
-    *("model/*", "set_loss.py", "training/*"),
+    *("model/*", "set_loss.py", "training/*", "types.py"),
 )
 ONLY_TOLD = ("training/log.py", "training/pictures.py", "training/attention_pictures.py")
 OF_TEACHERS = ("distill/*", "training/distillation.py", "training/teacher*.py")
