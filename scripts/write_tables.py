@@ -97,11 +97,17 @@ def latency(results: dict[str, Any]) -> str:
 
 
 def accuracy(results: dict[str, Any]) -> str:
-    """A row a training, and by how much ours lie above the peers."""
+    """A row a training, with the time of a picture in its faster runtime, and by how much ours lie
+    above the peers."""
     sys.path.append(str(ROOT / "benchmarks" / "peers"))
     from accuracy import table
 
-    return table(results)
+    milliseconds: dict[tuple[str, int], float] = {}
+    for way in read_json(ROOT / "docs" / "results" / "peers-latency.json")["results"]:
+        for detector in way["detectors"]:
+            key, taken = (detector["name"], way["side"]), detector["p50_ms"]
+            milliseconds[key] = min(taken, milliseconds.get(key, taken))
+    return table(results, milliseconds)
 
 
 _WRITE: dict[str, Callable[[dict[str, Any]], str]] = {

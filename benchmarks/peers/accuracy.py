@@ -12,6 +12,7 @@ at the test part, once, when training is done.
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,12 @@ def _planned(name: str, folder: Path, options: argparse.Namespace, parts: Any, d
     return int(plan["samples"])
 
 
-def collect(out: Path) -> dict[str, Any]:
+def collect(out: Path, earlier: dict[str, Any] | None = None) -> dict[str, Any]:
     """All results that are done, and by how much the test AP of ours lies above that of the peers.
+
+    Args:
+        out: folder of the runs.
+        earlier: what was collected before; it stays where its runs are no longer in `out`.
 
     Returns:
         `results`, a row a run; `differences`, each with the `ours` and `peer` it is of (names of
@@ -108,13 +113,28 @@ def collect(out: Path) -> dict[str, Any]:
         for peer in tested
         if peer["name"] in PEERS
     ]
+    if earlier:
+        there = {row["run"] for row in results}
+        before = [row for row in earlier["results"] if row["run"] not in there]
+        results = sorted([*before, *results], key=lambda row: (row["name"], row["samples"]))
+        gone = {row["run"] for row in before}
+        differences += [
+            each for each in earlier["differences"] if {each["ours"], each["peer"]} & gone
+        ]
     return {"results": results, "differences": differences, "machine": describe()}
 
 
-def table(collected: dict[str, Any]) -> str:
-    """Markdown: a row a run, and a line for every difference of ours from a peer."""
+def table(
+    collected: dict[str, Any], milliseconds: Mapping[tuple[str, int], float] | None = None
+) -> str:
+    """Markdown: a row a run, and a line for every difference of ours from a peer.
+
+    Args:
+        milliseconds: by name and side of the input, what a picture takes; a column if given.
+    """
     head = ["detector", "pictures seen", "minutes of one core", "AP on validation", "AP on test"]
-    rows = [[*head, "AP50", "AP75"], ["---"] * 7]
+    head += ["AP50", "AP75", *(["ms a picture"] if milliseconds else [])]
+    rows = [head, ["---"] * len(head)]
     names = {}
     for result in collected["results"]:
         minutes = f"{result['processor_s'] / 60:.0f}"
@@ -124,6 +144,8 @@ def table(collected: dict[str, Any]) -> str:
         cells = [f"{test[name]['value']:.3f}" if test else "" for name in ("ap50", "ap75")]
         whole = _with_interval(test["ap"], "") if test else ""
         validation = f"{result['validation']['ap']['value']:.3f}"
+        if milliseconds:
+            cells.append(f"{milliseconds[result['name'], result['side']]:.2f}")
         rows.append([title, f"{result['samples']:,}", minutes, validation, whole, *cells])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     for each in collected["differences"]:
@@ -152,7 +174,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/peers"))
     parser.add_argument("--test", action="store_true", help="judge on the test part too")
     parser.add_argument("--table", action="store_true", help="only show what is done")
-    parser.add_argument("--json", type=Path, help="write what is done to this file too")
+    parser.add_argument("--json", type=Path, help="add what is done to this file too")
     options = parser.parse_args()
     if not (options.table or options.detector):
         parser.error(f"name a detector: {', '.join((*OURS, *PEERS))}")
@@ -162,7 +184,8 @@ def main() -> None:
     try:
         if not options.table:
             run(options.detector, options)
-        collected = collect(options.out)
+        known = options.json and options.json.is_file()
+        collected = collect(options.out, read_json(options.json) if known else None)
         if options.json:
             write_json(options.json, collected)
         print(table(collected))

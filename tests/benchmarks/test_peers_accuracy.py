@@ -24,15 +24,19 @@ def test_table_says_what_was_measured():
         figure = {"value": ap, "low": ap - 0.1, "high": ap + 0.1}
         part = dict.fromkeys(("ap", "ap50", "ap75"), figure)
         facts = {"run": f"{name}-1", "name": name, "samples": 4800, "processor_s": 90, "rate": 1}
+        facts |= {"side": 160}
         return facts | {"validation": part, "test": part} | more
 
     gain = {"ap": {"value": 0.2, "low": -0.05, "high": 0.4}}
-    shown = accuracy.table(
-        {
-            "results": [row("nano", 0.5), row("yolo11n", 0.3, rate=2, processor_s=600)],
-            "differences": [{"ours": "nano-1", "peer": "yolo11n-1"} | gain],
-        }
-    )
+    collected = {
+        "results": [row("nano", 0.5), row("yolo11n", 0.3, rate=2, processor_s=600)],
+        "differences": [{"ours": "nano-1", "peer": "yolo11n-1"} | gain],
+    }
+    timed = accuracy.table(collected, {("nano", 160): 0.67, ("yolo11n", 160): 2.853})
+    assert [line.split(" | ")[-1] for line in timed.splitlines()[:4]] == [
+        *("ms a picture |", "--- |", "0.67 |", "2.85 |")
+    ]
+    shown = accuracy.table(collected)
     assert "| nano | 4,800 | 2 | 0.500 | 0.500 (0.400 to 0.600) | 0.500 | 0.500 |" in shown
     assert "| yolo11n, rate x 2 | 4,800 | 10 | 0.300 |" in shown
     assert shown.endswith(
@@ -64,3 +68,9 @@ def test_ours_is_trained_and_compared(three_parts: Path, tmp_path: Path, monkeyp
     assert "nano (4 pictures, 0 min) less yolo11n (4 pictures, 0 min): AP +0.000" in (
         capsys.readouterr().out
     )
+    # What was measured where the runs no longer are stays in the file.
+    shutil.rmtree(peer)
+    before = read_json(file)
+    accuracy.main()
+    assert read_json(file)["results"] == before["results"]
+    assert read_json(file)["differences"] == before["differences"]
