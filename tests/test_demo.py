@@ -22,7 +22,9 @@ def tiny(monkeypatch):
         plan = whole(data).model_dump()
         quick = {
             "data.image_size": [64, 64],
-            "model.backbone": {"name": "compact", "width": 8},
+            "model.backbone.name": "compact",
+            "model.backbone.width": 8,
+            "model.backbone.pretrained": False,
             "train.epochs": 1,
             "train.batch_size": 2,
             "train.workers": 0,

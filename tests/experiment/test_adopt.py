@@ -38,7 +38,8 @@ def run(trained, tmp_path, monkeypatch):
     return folder
 
 
-OLDER = {"model/detr.py": b"", "training/fit.py": b"", "set_loss.py": b"", "types.py": b""}
+# Without the last one, which no training runs.
+OLDER = {"model/detr.py": b"", "training/fit.py": b"", "set_loss.py": b"", "draw.py": b""}
 
 
 def revised(run, revision):
