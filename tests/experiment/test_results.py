@@ -11,7 +11,7 @@ from sonodetr.evaluation.metrics import average_precisions
 from sonodetr.evaluation.statistics import bootstrap_intervals, draw
 from sonodetr.experiment.measure import evaluation, measure
 from sonodetr.experiment.replicates import replicates, tips_within, values
-from sonodetr.experiment.results import collect
+from sonodetr.experiment.results import _curve, collect
 from sonodetr.files import InputError, read_json
 
 
@@ -207,3 +207,11 @@ def test_latency_of_networks_of_one_shape(collected, tmp_path):
     assert (student["p50_ms"], student["p99_ms"]) == (0.7, 0.9)
     assert teacher["rows"] == [0]
     assert latencies(tmp_path / "none", runs) == []
+
+
+def test_a_teacher_that_came_without_its_training_has_no_curve(tmp_path):
+    assert _curve(tmp_path, "validation/AP") == []
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 3, "validation/AP": 0.25}\n{"step": 4}\n{"step": 6, "validation/AP": null}\n'
+    )
+    assert _curve(tmp_path, "validation/AP") == [(3, 0.25), (6, 0.0)]

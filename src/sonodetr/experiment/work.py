@@ -44,6 +44,8 @@ from sonodetr.experiment.plan import Plan, Unit
 from sonodetr.files import InputError, write_json
 
 SECONDS_BETWEEN_LOOKS = 1.0
+# What is looked at of a finished run; a bundled model has no metrics.
+_MEASURED = ("config.yaml", "model.safetensors", "run.json", "split.json", "metrics.jsonl")
 # Of the student, what decides which maps are kept and on which grid.
 _SHAPE = {"backbone", "encoder_layers", "decoder_layers", "num_heads"}
 State = Literal["done", "running", "ready", "waiting"]
@@ -172,7 +174,7 @@ class Experiment:
             part = copy.with_name(f".{copy.name}.part{os.getpid()}")
             try:
                 part.mkdir(parents=True)
-                for file in ("config.yaml", "model.safetensors", "run.json", "split.json"):
+                for file in _MEASURED:
                     if (folder / file).is_file():
                         shutil.copyfile(folder / file, part / file)
                 part.replace(copy)
