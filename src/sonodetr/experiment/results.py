@@ -121,7 +121,8 @@ def _described(plan: Plan, row: Row, out: Path) -> dict[str, Any]:
 
 def _curve(run: Path, key: str) -> list[tuple[int, float]]:
     """Step and a figure of the validations through a training; undefined counts as 0."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    log = run / "metrics.jsonl"  # a bundled teacher has none
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     entries = [json.loads(line) for line in lines]
     return [(entry["step"], entry[key] or 0.0) for entry in entries if key in entry]
 

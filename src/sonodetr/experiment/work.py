@@ -44,6 +44,8 @@ from sonodetr.experiment.plan import Plan, Unit
 from sonodetr.files import InputError, write_json
 
 SECONDS_BETWEEN_LOOKS = 1.0
+# What is looked at of a finished run; a bundled model has no metrics.
+_MEASURED = ("config.yaml", "model.safetensors", "run.json", "split.json", "metrics.jsonl")
 # Of the student, what decides which maps are kept and on which grid.
 _SHAPE = {"backbone", "encoder_layers", "decoder_layers", "num_heads"}
 State = Literal["done", "running", "ready", "waiting"]
@@ -172,7 +174,7 @@ class Experiment:
             part = copy.with_name(f".{copy.name}.part{os.getpid()}")
             try:
                 part.mkdir(parents=True)
-                for file in ("config.yaml", "model.safetensors", "run.json", "split.json"):
+                for file in _MEASURED:
                     if (folder / file).is_file():
                         shutil.copyfile(folder / file, part / file)
                 part.replace(copy)
@@ -249,12 +251,16 @@ def train_run(run: Run, folder: Path) -> None:
     config = config_from_run(folder) if begun else run.config
     # Whose name is another's would train elsewhere, and be begun here again and again.
     config = config.model_copy(update={"name": folder.name})
-    write_json(folder.with_name(f"{folder.name}.json"), facts_of(run.config, run.teacher))
-    with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
+    facts, told = (folder.with_name(folder.name + ending) for ending in (".json", ".log"))
+    write_json(facts, facts_of(run.config, run.teacher))
+    with told.open("a", encoding="utf-8") as log:
         try:
             with redirect_stdout(log), redirect_stderr(log):
                 train(config, folder.parent, resume=folder.is_dir())
         except InputError as error:
+            if not folder.is_dir():  # refused before it began
+                facts.unlink()
+                told.unlink()
             raise InputError(f"{folder.name}: {error}") from None
 
 
