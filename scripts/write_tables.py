@@ -21,7 +21,8 @@ from sonodetr.files import read_json, write_text
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _BLOCK = re.compile(
-    r"(<!-- (table|answer|gains|models|latency|accuracy) (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL
+    r"(<!-- (table|answer|gains|models|latency|accuracy) (\S+) -->\n).*?(?<=\n)(<!-- end -->)",
+    re.DOTALL,
 )
 
 
@@ -34,7 +35,7 @@ def filled(text: str) -> str:
 
     def written(match: re.Match[str]) -> str:
         begin, what, path, end = match.groups()
-        return f"{begin}{_WRITE[what](read_json(ROOT / path)).strip()}{end}"
+        return f"{begin}{_WRITE[what](read_json(ROOT / path)).strip()}\n{end}"
 
     return _BLOCK.sub(written, text)
 

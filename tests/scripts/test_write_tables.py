@@ -16,6 +16,9 @@ def test_a_block_is_written_anew(tmp_path, monkeypatch):
     (tmp_path / "results.json").write_text('{"name": "Yes."}')
     page = "Before.\n<!-- answer results.json -->\nold\n<!-- end -->\nAfter.\n"
     assert write_tables.filled(page) == page.replace("old", "It pays. Yes.")
+    # A block that is still empty ends where it ends, not at the end of the next one.
+    empty = page.replace("old\n", "") + page
+    assert write_tables.filled(empty) == (page + page).replace("old", "It pays. Yes.")
 
 
 def test_gains_stand_beside_as_many_labels():
