@@ -246,3 +246,17 @@ def test_pictures_say_when_the_data_is_gone(collected, tmp_path):
     text = write_report(gone, tmp_path / "results").read_text(encoding="utf-8")
     assert text.count("Left out: ") == 2
     assert "gone: no such file" in text
+
+
+def test_charts_of_few_labels_alone_have_their_lines():
+    """Where all students have as few labels as the baseline, they are what is drawn."""
+    row = {"queries": "", "validation_ap": [0.25], "teacher": ""}
+    rows = [
+        {"queries": None, "method": "large", "labels": 1.0},
+        row | {"method": "plain", "labels": 0.05},
+        row | {"method": "taught", "labels": 0.05},
+        row | {"method": "taught, all", "labels": 1.0},
+    ]
+    results = {"rows": rows, "baseline": "plain", "strongest": {}, "comparisons": {"new": []}}
+    results["tests"] = [{"name": "new"}]
+    assert [each["method"] for each in charts.chosen(results, "")] == ["plain", "taught"]
