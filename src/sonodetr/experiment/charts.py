@@ -29,7 +29,8 @@ def ap_against_latency(results: Results) -> str | None:
     points = [
         (*timed, row["tests"][test]["figures"]["ap"], row)
         for row in results["rows"]
-        if row["labels"] == 1 and (timed := latency_ms(results, row))
+        if (row["queries"] is None or row["labels"] == _labels(results))
+        and (timed := latency_ms(results, row))
     ]
     if not points:
         return None
@@ -197,12 +198,22 @@ def tip_errors(results: Results, queries: str) -> str | None:
 
 def chosen(results: Results, queries: str) -> list[ResultRow]:
     """Rows for a chart with few lines: baseline, headline, strongest baseline, best others."""
-    rows = [row for row in results["rows"] if row["queries"] == queries and row["labels"] == 1]
+    rows = [
+        row
+        for row in results["rows"]
+        if row["queries"] == queries and row["labels"] == _labels(results)
+    ]
     best = headline(results)
     first = [results["baseline"], best["method"] if best else "", results["strongest"].get(queries)]
     rows.sort(key=lambda row: -float(np.mean(row["validation_ap"])))
     rows.sort(key=lambda row: first.index(row["method"]) if row["method"] in first else len(first))
     return rows[: len(SERIES)]
+
+
+def _labels(results: Results) -> float:
+    """Share of the labels that the baseline has; others are not compared in one chart."""
+    rows = (row for row in results["rows"] if row["method"] == results["baseline"])
+    return float(next(row["labels"] for row in rows if row["queries"] is not None))
 
 
 def _band(axes: Any, number: int, across: Any, mean: Any, low: Any, high: Any, **look: Any) -> None:
