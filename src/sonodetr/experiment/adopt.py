@@ -1,7 +1,5 @@
 """Trainings that were done outside of an experiment, taken in under their address."""
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from sonodetr.experiment.address import (
     sources_at,
     what_it_does,
 )
-from sonodetr.experiment.work import held
+from sonodetr.experiment.work import copy_run, held
 from sonodetr.files import InputError, read_json, write_json
 
 _NAMED = 3  # of what changed
@@ -107,22 +105,13 @@ def _changed(before: Mapping[str, bytes], teacher: bool, simulated: bool) -> lis
 
 
 def _copy(run: Path, folder: Path, short: str, facts: dict[str, Any]) -> Path:
-    """A run folder under its address, whole or not at all; without what only a resume needs."""
+    """A run folder under its address."""
     there = next((path for path in folder.glob(f"*-{short}") if path.is_dir()), None)
     if there is not None:
         if (there / "last.safetensors").is_file():
             return there
         raise InputError(f"{there} was begun; remove that folder to take this run instead")
     new = folder / f"{run.name}-{short}"
-    part = folder / f".{new.name}.part{os.getpid()}"
     write_json(folder / f"{new.name}.json", facts)
-    try:
-        shutil.copytree(run, part, ignore=shutil.ignore_patterns("checkpoint.*", "evaluation-*"))
-        part.replace(new)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {new}: {error.strerror or error}; free some space"
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    copy_run(run, new)
     return new

@@ -44,8 +44,6 @@ from sonodetr.experiment.plan import Plan, Unit
 from sonodetr.files import InputError, write_json
 
 SECONDS_BETWEEN_LOOKS = 1.0
-# What is looked at of a finished run; a bundled model has no metrics.
-_MEASURED = ("config.yaml", "model.safetensors", "run.json", "split.json", "metrics.jsonl")
 # Of the student, what decides which maps are kept and on which grid.
 _SHAPE = {"backbone", "encoder_layers", "decoder_layers", "num_heads"}
 State = Literal["done", "running", "ready", "waiting"]
@@ -171,19 +169,7 @@ class Experiment:
             return folder  # its own, or of another library
         copy = self.out / "teachers" / _fingerprint(str(folder))[:SHORT]
         if not copy.is_dir():
-            part = copy.with_name(f".{copy.name}.part{os.getpid()}")
-            try:
-                part.mkdir(parents=True)
-                for file in _MEASURED:
-                    if (folder / file).is_file():
-                        shutil.copyfile(folder / file, part / file)
-                part.replace(copy)
-            except OSError as error:
-                raise InputError(
-                    f"cannot write {copy}: {error.strerror or error}; free some space"
-                ) from error
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
+            copy_run(folder, copy)
         return copy
 
     def work(self) -> None:
@@ -262,6 +248,24 @@ def train_run(run: Run, folder: Path) -> None:
                 facts.unlink()
                 told.unlink()
             raise InputError(f"{folder.name}: {error}") from None
+
+
+def copy_run(run: Path, new: Path) -> None:
+    """Copy a run folder, whole or not at all; without what only a resume needs, and what was found.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    part = new.with_name(f".{new.name}.part{os.getpid()}")
+    try:
+        shutil.copytree(run, part, ignore=shutil.ignore_patterns("checkpoint.*", "evaluation-*"))
+        part.replace(new)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {new}: {error.strerror or error}; free some space"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def validation_ap(folder: Path) -> float:
