@@ -274,9 +274,6 @@ class DistillConfig(Section):
         LossTermConfig(), description="classes, boxes and points, matched teacher to student"
     )
     memory: LossTermConfig = Field(LossTermConfig(), description="encoder-memory features")
-    cells: LossTermConfig = Field(
-        LossTermConfig(), description="classes, boxes and points of every cell of the proposals"
-    )
     heads: Literal["grouped", "mean"] = Field(
         "grouped", description="heads are paired in groups, or all averaged"
     )

@@ -26,7 +26,6 @@ ALL = {
     "cross": {"weight": 1.0},
     "detections": {"weight": 1.0},
     "memory": {"weight": 1.0},
-    "cells": {"weight": 1.0},
 }
 
 

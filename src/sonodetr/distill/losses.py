@@ -1,4 +1,4 @@
-"""How far a student is from its teacher: attention maps, detections, cells, encoder memory.
+"""How far a student is from its teacher: attention maps, detections, encoder memory.
 
 Pure functions with gradients to the student alone, zero where both agree. docs/distillation.md has
 the formulas and their sources.
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sonodetr.config import LossConfig
-from sonodetr.model.tensors import Dense, Outputs
+from sonodetr.model.tensors import Outputs
 from sonodetr.set_loss import (
     Matching,
     assign,
@@ -24,7 +24,7 @@ from sonodetr.set_loss import (
 
 
 class TeacherDetections(NamedTuple):
-    """What a teacher answers, or its cells in place of its queries.
+    """What a teacher answers.
 
     Attributes:
         scores: probabilities of the real classes, 0..1.
@@ -187,33 +187,6 @@ def _soft_classes(
     weights = confidence + config.no_object * (1 - confidence)
     surprise = functional.kl_div(logits.log_softmax(-1), targets, reduction="none").sum(-1)
     return ((surprise * weights).sum((1, 2)) / weights.sum((1, 2))).sum()
-
-
-def cell_distance(
-    student: Dense, teacher: TeacherDetections, config: LossConfig
-) -> Float[Tensor, ""]:
-    """Classes, boxes and points of all cells, weighted as in the loss of the proposals.
-
-    Of each cell and class the binary KL divergence; boxes and points by the teacher's confidence,
-    its largest score. All is divided by the sum of confidences over the batch, at least 1.
-
-    Args:
-        student: its cells.
-        teacher: of the same cells.
-        config: weights of the terms.
-    """
-    logits, boxes = _wide(student.logits), _wide(student.boxes_cxcywh)
-    scores, wanted = teacher.scores.detach().to(logits), teacher.boxes_cxcywh.detach().to(boxes)
-    surprise = functional.binary_cross_entropy_with_logits(logits, scores, reduction="none")
-    entropy = torch.special.entr(scores) + torch.special.entr(1 - scores)
-    confidence = scores.amax(-1)
-    distance = config.box_l1 * (boxes - wanted).abs().sum(-1)
-    distance = distance + config.box_giou * (1 - generalised_iou(boxes, wanted))
-    if student.points is not None and teacher.points is not None:
-        error = _wide(student.points) - teacher.points.detach().to(boxes)
-        distance = distance + config.points * error.abs().sum((-2, -1))
-    total = (surprise - entropy).sum() + (confidence * distance).sum()
-    return total / confidence.sum().clamp(min=1)
 
 
 def memory_distance(

@@ -12,11 +12,10 @@ can be stored clip by clip. With s the number of a student's layer:
 | `memory` | tokens, teacher width | encoder memory of the current frame on the common grid |
 | `queries`, `anchors` | teacher queries, teacher width or 4 | where its decoder starts |
 | `scores`, `boxes`, `points` | teacher queries, ... | the teacher's answer |
-| `cell_scores`, `cell_boxes`, `cell_points` | cells, ... | what every cell of its proposals says |
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -96,7 +95,6 @@ class Alignment:
             "grid": list(self.grid),
             "time": self.config.time,
             "memory": self.config.memory.weight > 0,
-            "cells": self.config.cells.weight > 0,
         }
 
 
@@ -115,22 +113,20 @@ def align(
         images: a clip as it comes in training, with the teacher's number of frames.
 
     Raises:
-        InputError: no loss is asked for; teacher or student lack the attention, a layer or the
-            proposals; the classes do not fit; or the grids cannot be compared.
+        InputError: no loss is asked for; teacher or student lack the attention or a layer;
+            the classes do not fit; or the grids cannot be compared.
     """
     terms = config.distill
     kinds = [kind for kind in KINDS if getattr(terms, kind).weight]
-    by_class = terms.detections.weight or terms.cells.weight
-    if not (kinds or by_class or terms.memory.weight):
+    if not (kinds or terms.detections.weight or terms.memory.weight):
         raise InputError(
             "a teacher is named but no loss has a weight; set for example distill.encoder.weight=1"
         )
-    if by_class and tuple(teacher.classes) != student_classes:
+    if terms.detections.weight and tuple(teacher.classes) != student_classes:
         raise InputError(
             f"the teacher finds {', '.join(teacher.classes)}, the student is to find "
             f"{', '.join(student_classes)}: detections cannot be compared; set "
-            "distill.detections.weight=0 and distill.cells.weight=0 (attention and memory fit any "
-            "classes)"
+            "distill.detections.weight=0 (attention and memory fit any classes)"
         )
     pairs = {kind: _pairs(kind, terms, student.config, teacher) for kind in kinds}
     heads = {
@@ -144,8 +140,6 @@ def align(
         of_teacher = teacher(images, Capture())
         of_student = student.eval()(images[:, :, -config.data.clip_frames :])
     student.train(was_training)
-    if terms.cells.weight:
-        _check_cells(of_student, of_teacher)
     ours, theirs = of_student.grid, of_teacher.grid
     grid = common_grid(ours, theirs)
     if grid.height * grid.width == 1:
@@ -155,22 +149,6 @@ def align(
             "model.backbone.stride or use larger images"
         )
     return Alignment(pairs, heads, grid, terms, teacher.classification)
-
-
-def _check_cells(student: Outputs, teacher: Outputs) -> None:
-    for name, outputs in (("student", student), ("teacher", teacher)):
-        if outputs.dense is None:
-            raise InputError(
-                f"the {name} has no proposals (model.queries anchor has); set "
-                "distill.cells.weight=0"
-            )
-    ours, theirs = student.cross_grid, teacher.cross_grid
-    if ours != theirs:
-        raise InputError(
-            f"student and teacher have proposals on {ours.height} x {ours.width} and "
-            f"{theirs.height} x {theirs.width} cells; set the same model.backbone.stride and "
-            "data.image_size, or distill.cells.weight=0"
-        )
 
 
 def _pairs(
@@ -212,11 +190,6 @@ def teacher_targets(outputs: Outputs, alignment: Alignment) -> Targets:
     targets["boxes"] = outputs.boxes_cxcywh[-1]
     if outputs.points is not None:
         targets["points"] = outputs.points[-1]
-    if alignment.config.cells.weight and outputs.dense is not None:
-        targets["cell_scores"] = outputs.dense.logits.sigmoid()
-        targets["cell_boxes"] = outputs.dense.boxes_cxcywh
-        if outputs.dense.points is not None:
-            targets["cell_points"] = outputs.dense.points
     return targets
 
 
@@ -246,10 +219,9 @@ def current_memory(outputs: Outputs, grid: Grid) -> Float[Tensor, "batch tokens 
     return memory if own == grid else averaging(own, grid).to(memory) @ memory
 
 
-def detections_of(targets: Targets, prefix: Literal["", "cell_"] = "") -> TeacherDetections:
-    """The teacher's answer, or what its cells say."""
-    scores, boxes = targets[f"{prefix}scores"], targets[f"{prefix}boxes"]
-    return TeacherDetections(scores, boxes, targets.get(f"{prefix}points"))
+def detections_of(targets: Targets) -> TeacherDetections:
+    """The teacher's answer."""
+    return TeacherDetections(targets["scores"], targets["boxes"], targets.get("points"))
 
 
 def confident_boxes(targets: Targets, threshold: float) -> list[Float[Tensor, "_ 4"]]:

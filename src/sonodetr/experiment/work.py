@@ -297,7 +297,7 @@ def _targets_key(config: Config, teacher: str) -> str:
         config.model.model_dump(mode="json", include=_SHAPE),
         {
             name: [term.weight > 0, getattr(term, "layers", None)]
-            for name in ("encoder", "decoder", "cross", "memory", "cells")
+            for name in ("encoder", "decoder", "cross", "memory")
             for term in [getattr(config.distill, name)]
         },
         config.distill.model_dump(mode="json", include={"heads", "time"}),

@@ -11,7 +11,6 @@ from sonodetr.distill.align import foreground_weights
 from sonodetr.distill.cache import TargetCache
 from sonodetr.distill.losses import (
     attention_divergence,
-    cell_distance,
     detection_distance,
     memory_distance,
 )
@@ -66,7 +65,7 @@ class Distillation:
     def __call__(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
         weights = {
             name: weight
-            for name in ("encoder", "decoder", "cross", "detections", "memory", "cells")
+            for name in ("encoder", "decoder", "cross", "detections", "memory")
             if (weight := weight_at(getattr(self.config, name), done))
         }
         # Parameters that only a loss without weight uses still take part, as DDP demands.
@@ -142,9 +141,6 @@ class Distillation:
                 current_memory(outputs, self.alignment.grid)
             )
             distances["memory"] = memory_distance(memory, targets["memory"], foreground)
-        if config.cells.weight and outputs.dense is not None:
-            cells = detections_of(targets, "cell_")
-            distances["cells"] = cell_distance(outputs.dense, cells, self.detection.config)
         return distances
 
     @torch.no_grad()
