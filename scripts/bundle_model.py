@@ -24,7 +24,16 @@ from sonodetr.export.folder import whole_folder
 from sonodetr.files import InputError, read_json, write_text
 from sonodetr.model.cost import Cost, count
 from sonodetr.simulator.datasets import data_set
-from sonodetr.training.run import CONFIG, DIVISION, TEACHER, WEIGHTS, RunInfo, load_run, save_info
+from sonodetr.training.run import (
+    CONFIG,
+    DIVISION,
+    RECORDINGS,
+    TEACHER,
+    WEIGHTS,
+    RunInfo,
+    load_run,
+    save_info,
+)
 
 PARTS = ("test", "shifted")
 FIGURES = {
@@ -74,7 +83,8 @@ def bundle(run: Path, name: str, latency: Path | None = None) -> Path:
     times = read_times(latency, run, name) if latency else ""
     with whole_folder(bundled.MODELS / name) as folder:
         shutil.copyfile(run / WEIGHTS, folder / WEIGHTS)  # the best on validation data
-        shutil.copyfile(run / DIVISION, folder / DIVISION)
+        for file in (DIVISION, RECORDINGS):
+            shutil.copyfile(run / file, folder / file)
         save_info(folder, info)
         write_text(folder / CONFIG, dump_config(config))
         card = (

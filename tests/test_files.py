@@ -6,12 +6,29 @@ import pytest
 from sonodetr.files import (
     InputError,
     check_apart,
+    check_folder,
     closest,
     existing_file,
     read_json,
     whole_file,
     write_json,
 )
+
+
+def test_a_folder_that_can_be_written_is_not_made(tmp_path):
+    check_folder(tmp_path)
+    check_folder(tmp_path / "new" / "folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "new"):
+        with pytest.raises(InputError, match="file: is a file; choose another folder"):
+            check_folder(folder)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(InputError, match=f"{tmp_path}: cannot be written"):
+        check_folder(tmp_path / "new")
 
 
 def test_closest_word_comes_first():

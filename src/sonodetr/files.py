@@ -63,6 +63,19 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def check_folder(folder: Path) -> None:
+    """Check, before any work, that files may be written in a folder; it is not made yet.
+
+    Raises:
+        InputError: it, or what is to hold it, is a file or cannot be written.
+    """
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest}: is a file; choose another folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{nearest}: cannot be written; choose another folder")
+
+
 def check_apart(source: str | os.PathLike[str], *outputs: str | os.PathLike[str]) -> None:
     """Whether what is written leaves alone what is read, now and the next time.
 

@@ -169,7 +169,9 @@ def test_no_model(tmp_path, capsys):
     assert "is neither a run folder nor an exported folder" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert run(["benchmark", str(tmp_path), "--out", str(tmp_path / "file")]) == 2
-    assert "is a file; give --out a folder" in capsys.readouterr().err
+    assert "file: is a file; choose another folder" in capsys.readouterr().err
+    assert run(["benchmark", str(tmp_path), "--out", str(tmp_path / "new" / "folder")]) == 2
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_runtime_that_is_not_installed(tiny_run, capsys, monkeypatch):

@@ -14,6 +14,7 @@ from sonodetr.contract import check_files, read_contract, sha256
 from sonodetr.export import convert
 from sonodetr.export.convert import export_model
 from sonodetr.export.files import operators, read_graph
+from sonodetr.export.folder import _held
 from sonodetr.files import InputError
 from sonodetr.predictor import load
 from sonodetr.types import Frame
@@ -134,7 +135,7 @@ def test_targets_that_cannot_be_written(tmp_path, tiny_run):
     assert "holds evaluation-thesis.txt, which is not of" in refused(tiny_run, tmp_path / "mine")
     (tmp_path / "file").write_text("")
     assert "is a file" in refused(tiny_run, tmp_path / "file")
-    assert "cannot be written" in refused(tiny_run, tmp_path / "file" / "out")
+    assert "file: is a file" in refused(tiny_run, tmp_path / "file" / "out")
 
 
 def test_a_full_disk(tmp_path, ready, monkeypatch):
@@ -203,3 +204,16 @@ def test_an_earlier_export_stays_until_the_new_one_is_whole(tmp_path, ready, mon
 def test_real_frames(tmp_path, ready, tiny_video):
     contract = export_model(ready, tmp_path / "out", check=tiny_video)
     assert contract.parity["frames"] == {"simulated": 6, "real": 13, "undecided": 0}
+
+
+def test_the_next_export_removes_what_a_killed_one_left(tiny_run, tmp_path):
+    """And leaves alone what one that still runs is writing."""
+    killed, running = (tmp_path / f".out.part{each}" for each in ("dead", "alive"))
+    for folder in (killed, running):
+        folder.mkdir()
+        (folder / "detect.onnx").write_bytes(b"half")
+    with _held(running) as ours:
+        assert ours
+        export_model(tiny_run, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} >= {"out", running.name}
+    assert not killed.exists()

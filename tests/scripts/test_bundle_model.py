@@ -56,6 +56,7 @@ def run(tiny_run, tmp_path, monkeypatch):
     teacher = {"teacher": "/home/someone/runs/wise", "fingerprint": "fedcba"}
     (folder / "teacher.json").write_text(json.dumps(teacher))
     (folder / "split.json").write_text('{"train": {"clip": [0]}}')
+    (folder / "recordings.json").write_text('{"clip": "1"}')
     evaluation(folder, "test", 0.5)
     evaluation(folder, "shifted", 0.25)
     return folder
@@ -66,8 +67,9 @@ def test_bundled(run, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", words)
     bundle_model.main()
     folder = tmp_path / "models" / "wee"
-    names = ["README.md", "config.yaml", "model.safetensors", "run.json", "split.json"]
-    assert sorted(path.name for path in folder.iterdir()) == names
+    names = {"README.md", "config.yaml", "model.safetensors", "run.json"}
+    names |= {"recordings.json", "split.json"}
+    assert {path.name for path in folder.iterdir()} == names
     assert bundled.model_names() == ["wee"]
     assert sonodetr.load("wee").class_names == ("nerve", "vessel")
     assert (folder / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()

@@ -57,6 +57,7 @@ def test_run_folder(tiny, tmp_path, monkeypatch):
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml", "model.safetensors", "last.safetensors", "run.json", "split.json",
         "metrics.jsonl", "checkpoint.safetensors", "batch.png", "validation.png", "tensorboard",
+        "recordings.json",
     }  # fmt: skip
     assert list((folder / "tensorboard").glob("events*"))
     assert cv2.imread(str(folder / "batch.png")).shape == (64, 130, 3)  # two clips, 2 px between

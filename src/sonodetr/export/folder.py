@@ -1,5 +1,7 @@
 """A folder that is either whole or absent."""
 
+import fcntl
+import glob
 import os
 import secrets
 import shutil
@@ -8,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sonodetr.contract import CONTRACT
-from sonodetr.files import InputError, read_json
+from sonodetr.files import InputError, check_folder, read_json
 
 
 def check_target(folder: Path) -> None:
@@ -25,9 +27,7 @@ def check_target(folder: Path) -> None:
             )
     elif folder.exists():
         raise InputError(f"{folder}: is a file; choose another folder")
-    parent = next(each for each in folder.absolute().parents if each.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-        raise InputError(f"{folder}: {parent} cannot be written; choose another folder")
+    check_folder(folder.absolute().parent)
 
 
 def _foreign(folder: Path) -> str:
@@ -54,7 +54,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path` that takes its place only if the block succeeds.
 
     An earlier export at `path` stays until then. On failure nothing is left, neither the folder nor
-    parents that were made for it.
+    parents that were made for it; what a killed process left is removed by the next.
 
     Raises:
         InputError: it cannot be written, or the disk is full.
@@ -64,9 +64,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
     part = final.with_name(f".{final.name}.part{unique}")
     old = final.with_name(f".{final.name}.old{unique}")
     made = [each for each in part.parents if not each.exists()]
+    for left in final.parent.glob(f".{glob.escape(final.name)}.part*"):
+        with _held(left) as abandoned:
+            if abandoned:
+                shutil.rmtree(left, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        yield part
+        with _held(part):
+            yield part
         if final.exists():
             final.rename(old)
         part.rename(final)
@@ -84,3 +89,21 @@ def whole_folder(path: Path) -> Iterator[Path]:
         for parent in made:
             with suppress(OSError):  # somebody else uses it by now
                 parent.rmdir()
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Lock a folder until the process ends at the latest; False: another has it, or it is gone."""
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(opened)

@@ -18,6 +18,7 @@ from sonodetr.data.splits import Split, split
 from sonodetr.files import InputError
 from sonodetr.formats import read
 from sonodetr.model.tensors import Batch
+from sonodetr.training.unseen import check_apart
 from sonodetr.types import Frames, Pixels, Video
 
 # First word of the random stream's seed; clips.py uses 1 and 2, splits.py 3.
@@ -184,39 +185,13 @@ def open_data(config: Config) -> Data:
     more = []
     if config.data.unlabelled:
         more = read(config.data.unlabelled, on_bad_label="skip")  # none of them is used
-        _check_apart(more, videos, parts, config.data.unlabelled)
+        check_apart(more, videos, parts, config.data.unlabelled)
     unknown += [
         (len(videos) + index, frame)
         for index, video in enumerate(more)
         for frame in range(len(video))
     ]
     return Data(videos, replace(parts, train=known), config, more, unknown)
-
-
-def _check_apart(more: list[Video], videos: list[Video], parts: Split, path: str) -> None:
-    """What is to test a model is not learnt from, not even through a teacher."""
-    held: dict[str, list[Video]] = {}
-    for number in sorted({video for video, _ in (*parts.validation, *parts.test)}):
-        held.setdefault(_file_name(videos[number]), []).append(videos[number])
-    patients = {video.patient for same in held.values() for video in same} - {None}
-    for video in more:
-        same = any(
-            len(video) == len(other)
-            and video.frames.size == other.frames.size
-            and np.array_equal(video.frames[0], other.frames[0])
-            for other in held.get(_file_name(video), ())
-        )
-        if same or video.patient in patients:
-            whose = "is a recording" if same else "is of a patient"
-            raise InputError(
-                f"data.unlabelled {path}: {video.key} {whose} of the validation or test part, "
-                "which no part of the training may see; name a folder without these"
-            )
-
-
-def _file_name(video: Video) -> str:
-    """Last part of the key, which is the same whatever folder was named."""
-    return video.key.rpartition("/")[2]
 
 
 def check_reach(data: DataConfig, longest: int) -> None:

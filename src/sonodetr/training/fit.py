@@ -44,6 +44,7 @@ from sonodetr.training.run import (
 from sonodetr.training.start import start_accelerator, start_model, start_task
 from sonodetr.training.tasks import Detection
 from sonodetr.training.teacher_targets import filled_cache, held_out_examples
+from sonodetr.training.unseen import check_unseen, identities
 from sonodetr.training.validate import predict_clips
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -69,6 +70,8 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
     check_run(folder, config, resume=resume)
     accelerator = start_accelerator(config.train.precision)
     data = open_data(config)
+    if config.model.weights:
+        check_unseen("model.weights", config.model.weights, config, data.videos, data.split)
     set_seed(config.seed)
     begun = (folder / CHECKPOINT).is_file()
     model, notes = start_model(config, data.class_names, resume=begun)
@@ -82,7 +85,8 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
                 task.cache = filled_cache(data, task)
     accelerator.wait_for_everyone()  # nobody looks at the folder any more
     if accelerator.is_main_process:
-        start_run(folder, config, to_json(data.videos, data.split), teacher)
+        division = to_json(data.videos, data.split)
+        start_run(folder, config, division, identities(data.videos, data.split.train), teacher)
     Trainer(config, data, model, folder, accelerator, task).run(notes)
     accelerator.wait_for_everyone()
     return folder

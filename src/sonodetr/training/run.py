@@ -1,9 +1,10 @@
 """The run folder: what a training leaves behind, and a model made from it again.
 
 config.yaml, model.safetensors (best on validation data), last.safetensors, run.json (classes,
-threshold, versions, git revision, seed), split.json, metrics.jsonl, checkpoint.safetensors (to
-resume), batch.png, validation.png and TensorBoard's event files; with a teacher also teacher.json
-(its fingerprint) and attention/ (maps of both, side by side).
+threshold, versions, git revision, seed), split.json, recordings.json (what was trained on, by its
+pictures, see `training.unseen`), metrics.jsonl, checkpoint.safetensors (to resume), batch.png,
+validation.png and TensorBoard's event files; with a teacher also teacher.json (its fingerprint) and
+attention/ (maps of both, side by side).
 """
 
 import os
@@ -28,6 +29,7 @@ from sonodetr.types import PARTS
 
 CONFIG = "config.yaml"
 DIVISION = "split.json"
+RECORDINGS = "recordings.json"
 TEACHER = "teacher.json"
 WEIGHTS = "model.safetensors"
 
@@ -98,10 +100,11 @@ def start_run(
     folder: Path,
     config: Config,
     division: dict[str, dict[str, list[int]]],
+    recordings: dict[str, str],
     teacher: dict[str, str] | None = None,
 ) -> None:
-    """Make the folder with config, division and the teacher's name and fingerprint, or clean up
-    what a killed process left behind.
+    """Make the folder with config, division, identities of the recordings, and the teacher's name
+    and fingerprint, or clean up what a killed process left behind.
 
     Raises:
         InputError: the folder cannot be written, or the run has begun with another division.
@@ -116,6 +119,7 @@ def start_run(
     if not (folder / CONFIG).is_file():
         write_text(folder / CONFIG, dump_config(config))
     write_json(folder / DIVISION, division)
+    write_json(folder / RECORDINGS, recordings)
     if teacher is not None:
         write_json(folder / TEACHER, teacher)
 

@@ -1,7 +1,6 @@
 """What a training starts from: devices, model, task."""
 
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -10,7 +9,6 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
 from sonodetr.config import Config, DataConfig
-from sonodetr.config_file import config_from_run
 from sonodetr.distill.targets import align
 from sonodetr.distill.teachers import Teacher
 from sonodetr.files import InputError
@@ -19,9 +17,10 @@ from sonodetr.model.tensors import Batch
 from sonodetr.model.weights import load_matching, read_weights
 from sonodetr.training.data import Data
 from sonodetr.training.distillation import Distillation
-from sonodetr.training.run import CONFIG, read_division, untrained_model
+from sonodetr.training.run import untrained_model
 from sonodetr.training.tasks import Detection
 from sonodetr.training.teachers import open_teacher
+from sonodetr.training.unseen import check_unseen
 
 
 def start_accelerator(precision: str) -> Accelerator:
@@ -96,7 +95,7 @@ def _start_distillation(
             "data.augment.views=4"
         )
     device = detection.accelerator.device
-    _check_teachers_division(config, data)
+    check_unseen("teacher", config.distill.teacher, config, data.videos, data.split)
     teacher = open_teacher(config.distill.teacher).to(device)
     if config.distill.shuffle and config.train.batch_size == 1:
         raise InputError(
@@ -109,34 +108,17 @@ def _start_distillation(
     alignment = align(config, student, data.class_names, teacher, images)
     task = Distillation(detection, student, teacher, alignment, config.data.clip_frames, clip)
     targets = task.ask(Batch(images, [], []))
+    if not all(target.isfinite().all() for target in targets.values()):
+        raise InputError(
+            f"teacher {config.distill.teacher}: answers a black picture with what is not finite; "
+            "its training has failed, or its weights are damaged; choose another"
+        )
     width = student.config.hidden_dim
     if "memory" in targets:
         student.training_only["memory"] = nn.Linear(width, targets["memory"].shape[-1])
     if alignment.guided:
         student.training_only["queries"] = nn.Linear(targets["queries"].shape[-1], width)
     return task
-
-
-def _check_teachers_division(config: Config, data: Data) -> None:
-    """What a run is tested on, its teacher must not have learnt by heart."""
-    folder = Path(config.distill.teacher)
-    division = read_division(folder) if (folder / CONFIG).is_file() else None
-    if division is None:
-        return  # not a run of ours: nobody knows what it has seen
-    if Path(config_from_run(folder).data.path).resolve() != Path(config.data.path).resolve():
-        return  # equal names in other data are other recordings
-    known = division["train"]
-    held = [
-        (data.videos[video].key, frame)
-        for video, frame in (*data.split.validation, *data.split.test)
-    ]
-    seen = [f"{key}:{frame}" for key, frame in held if frame in known.get(key, ())]
-    if seen:
-        raise InputError(
-            f"teacher {folder}: was trained on {len(seen)} of the {len(held)} frames that validate "
-            f"and test this run, {seen[0]} for one; give this run the seed and data.split of the "
-            "teacher's"
-        )
 
 
 def common_clip(data: DataConfig, teacher: Teacher, longest: int) -> DataConfig:

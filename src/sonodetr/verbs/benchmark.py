@@ -1,13 +1,12 @@
 """`sonodetr benchmark`."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
-from sonodetr.files import InputError, write_json, write_text
+from sonodetr.files import check_folder, write_json, write_text
 from sonodetr.verbs.answers import Json, answer
 
 _SEVERAL = ("--runtime", "--threads", "--size")
@@ -97,11 +96,7 @@ def benchmark(
     from sonodetr.benchmark.tables import markdown, print_tables
 
     if out is not None:
-        if out.exists() and not out.is_dir():
-            raise InputError(f"{out}: is a file; give --out a folder")
-        out.mkdir(parents=True, exist_ok=True)
-        if not os.access(out, os.W_OK | os.X_OK):  # before minutes of work that could not be kept
-            raise InputError(f"{out}: cannot be written; give --out another folder")
+        check_folder(out)  # before minutes of work that could not be kept
     settings = Settings(
         runtimes=tuple(dict.fromkeys(runtime or ("onnx", "openvino"))),
         threads=tuple(dict.fromkeys(threads or (1,))),

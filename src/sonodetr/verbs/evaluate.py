@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sonodetr.files import check_apart
+from sonodetr.files import check_apart, check_folder
 from sonodetr.verbs.answers import Json, Model, answer
 
 
@@ -57,6 +57,7 @@ def evaluate(
     # A bundled model's own folder is part of the package.
     beside = Path(model) / part if Path(model).exists() else Path(f"{model}-{part}")
     folder = out or beside
+    check_folder(folder)  # before minutes of work that could not be kept
     result = measure(
         model,
         data,
