@@ -279,6 +279,19 @@ def test_a_teacher_that_answers_nan_is_named(tiny, teacher, tmp_path):
         train(tiny(distill={"teacher": folder, "encoder": {"weight": 1.0}}), tmp_path)
 
 
+def test_a_teacher_of_ones_own_teaches_as_its_folder_does(tiny, teacher, tmp_path):
+    folder = teacher()
+    last = []
+    for name, given in ((folder, None), ("mine", open_teacher(folder))):
+        config = tiny(name=Path(name).name, distill={"teacher": name, **ALL}, train={"epochs": 1})
+        run = train(config, tmp_path / "runs", teacher=given)
+        last.append((run / "last.safetensors").read_bytes())
+    assert last[0] == last[1]
+    assert json.loads((run / "teacher.json").read_text())["teacher"] == "mine"
+    with pytest.raises(InputError, match="given without a name; set distill"):
+        train(tiny(name="nameless"), tmp_path / "runs", teacher=open_teacher(folder))
+
+
 def test_one_clip_a_batch_cannot_be_shuffled(tiny, teacher):
     distill = {"teacher": teacher(), "encoder": {"weight": 1.0}, "shuffle": True}
     with pytest.raises(InputError, match="batch_size=2 or more"):

@@ -18,6 +18,7 @@ from torch import Tensor
 from sonodetr.config import Config
 from sonodetr.data.splits import near_identical_across, to_json
 from sonodetr.distill.targets import Targets
+from sonodetr.distill.teachers import Teacher
 from sonodetr.evaluation.matches import match
 from sonodetr.evaluation.metrics import best_threshold, metrics_of
 from sonodetr.files import InputError
@@ -51,13 +52,16 @@ CHECKPOINT = "checkpoint.safetensors"
 TRAINING_ONLY = "training_only."  # how names of parameters begin that only training has
 
 
-def train(config: Config, out: Path, *, resume: bool = False) -> Path:
+def train(
+    config: Config, out: Path, *, resume: bool = False, teacher: Teacher | None = None
+) -> Path:
     """Train a detector.
 
     Args:
         config: the whole run.
         out: folder of run folders; the run is `out / config.name`.
         resume: continue a run that was killed or interrupted, to the same bits.
+        teacher: one of your own, which `config.distill.teacher` gives a name; else that is opened.
 
     Returns:
         The run folder (see `training.run`).
@@ -75,18 +79,18 @@ def train(config: Config, out: Path, *, resume: bool = False) -> Path:
     set_seed(config.seed)
     begun = (folder / CHECKPOINT).is_file()
     model, notes = start_model(config, data.class_names, resume=begun)
-    task = start_task(config, data, model, accelerator)
-    teacher = None
+    task = start_task(config, data, model, accelerator, teacher)
+    taught_by = None
     if isinstance(task, Distillation):
-        teacher = {"teacher": config.distill.teacher, "fingerprint": task.teacher.fingerprint}
-        check_teacher(folder, teacher)
+        taught_by = {"teacher": config.distill.teacher, "fingerprint": task.teacher.fingerprint}
+        check_teacher(folder, taught_by)
         if config.distill.cache:
             with accelerator.main_process_first():
                 task.cache = filled_cache(data, task)
     accelerator.wait_for_everyone()  # nobody looks at the folder any more
     if accelerator.is_main_process:
         division = to_json(data.videos, data.split)
-        start_run(folder, config, division, identities(data.videos, data.split.train), teacher)
+        start_run(folder, config, division, identities(data.videos, data.split.train), taught_by)
     Trainer(config, data, model, folder, accelerator, task).run(notes)
     accelerator.wait_for_everyone()
     return folder

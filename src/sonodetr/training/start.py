@@ -66,23 +66,29 @@ def start_model(
 
 
 def start_task(
-    config: Config, data: Data, model: DETR, accelerator: Accelerator
+    config: Config,
+    data: Data,
+    model: DETR,
+    accelerator: Accelerator,
+    teacher: Teacher | None = None,
 ) -> Detection | Distillation:
-    """What the run optimises: detection, and what the config's teacher adds.
+    """What the run optimises: detection, and what a teacher adds, the config's unless one is given.
 
     Raises:
         InputError: the teacher cannot be opened, or does not fit the student or the data.
     """
     detection = Detection(config.loss, config.model.classification, accelerator)
-    if not config.distill.teacher:
-        return detection
-    return _start_distillation(config, data, model, detection)
+    if config.distill.teacher:
+        return _start_distillation(config, data, model, detection, teacher)
+    if teacher is not None:
+        raise InputError("a teacher is given without a name; set distill.teacher to one")
+    return detection
 
 
 def _start_distillation(
-    config: Config, data: Data, student: DETR, detection: Detection
+    config: Config, data: Data, student: DETR, detection: Detection, teacher: Teacher | None
 ) -> Distillation:
-    """Open the teacher and find what of it and the student is compared.
+    """Open the teacher, unless there is one, and find what of it and the student is compared.
 
     The student is given the parts that only its training needs.
 
@@ -96,7 +102,8 @@ def _start_distillation(
         )
     device = detection.accelerator.device
     check_unseen("teacher", config.distill.teacher, config, data.videos, data.split)
-    teacher = open_teacher(config.distill.teacher).to(device)
+    with torch.random.fork_rng():  # the student's start is that of its seed, whoever teaches
+        teacher = (teacher or open_teacher(config.distill.teacher)).to(device)
     if config.distill.shuffle and config.train.batch_size == 1:
         raise InputError(
             "distill.shuffle takes the maps of another clip of the batch, but there is one clip a "
