@@ -2,7 +2,8 @@
 
 A page holds `<!-- table docs/results/NAME/results.json -->`, the table, `<!-- end -->`. In place of
 `table` stands `answer` for the answer of that experiment in sentences, `gains` for its methods by
-share of labels beside what each is compared to, `models` for a file that collect_models.py wrote,
+share of labels beside what each is compared to, `progress` for the AP on validation data through the
+trainings of its methods, `models` for a file that collect_models.py wrote,
 `latency` for one of benchmarks/peers/latency.py, `accuracy` for one of accuracy.py there. Run it
 when they change.
 """
@@ -21,7 +22,7 @@ from sonodetr.files import read_json, write_text
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _BLOCK = re.compile(
-    r"(<!-- (table|answer|gains|models|latency|accuracy) (\S+) -->\n).*?(?<=\n)(<!-- end -->)",
+    r"(<!-- (table|answer|gains|progress|models|latency|accuracy) (\S+) -->\n).*?(?<=\n)(<!-- end -->)",
     re.DOTALL,
 )
 
@@ -81,6 +82,19 @@ def gains(results: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def progress(results: dict[str, Any]) -> str:
+    """AP on validation data at quarters of the training, mean over seeds, a row a method."""
+    quarters = (0.25, 0.5, 0.75, 1.0)
+    lines = [["method", *(f"{share:.0%}" for share in quarters)], ["---"] * (1 + len(quarters))]
+    for row in results["rows"]:
+        if row["queries"] is not None:
+            curves = [dict(curve) for curve in row["curves"]]
+            found = [[curve[share * max(curve)] for curve in curves] for share in quarters]
+            name = row["method"] + (f" ({row['queries']})" if row["queries"] else "")
+            lines.append([name, *(f"{sum(each) / len(each):.3f}" for each in found)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _mean(ap: dict[str, Any]) -> str:
     return f"{ap['mean']:.3f} ± {ap['deviation']:.3f}"
 
@@ -115,6 +129,7 @@ _WRITE: dict[str, Callable[[dict[str, Any]], str]] = {
     "table": lambda results: markdown(result_table(results)),
     "answer": lambda results: fill(" ".join(answer(results)), 110, break_on_hyphens=False),
     "gains": gains,
+    "progress": progress,
     "models": models,
     "latency": latency,
     "accuracy": accuracy,

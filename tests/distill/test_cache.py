@@ -10,6 +10,7 @@ import signal
 import time
 from collections import namedtuple
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ import torch
 from sonodetr.distill import array_file, cache
 from sonodetr.distill.cache import CacheKey, TargetCache, data_fingerprint, size_bytes
 from sonodetr.files import InputError
+from sonodetr.formats import read
 from sonodetr.types import Region, Video
 
 KEY = CacheKey(data="d", augmentation="a", teacher="t", reduction="r")
@@ -127,8 +129,8 @@ def test_half_precision_costs_little(tmp_path):
 @pytest.mark.parametrize(
     ("part", "named"),
     [
-        ("data", "from other data"),
-        ("augmentation", "with another augmentation or seed"),
+        ("data", "from other data, or another division of it"),
+        ("augmentation", "with another augmentation"),
         ("teacher", "by another teacher"),
         ("reduction", "for other maps, layers, heads or grids"),
     ],
@@ -148,7 +150,10 @@ def test_refuses_another_key_and_names_what_differs(tmp_path, part, named):
 def test_names_all_that_differs(tmp_path):
     open_cache(tmp_path)
     other = KEY.model_copy(update={"data": "x"})
-    with pytest.raises(InputError, match=r"from other data and for 7 samples, not 13; delete"):
+    with pytest.raises(
+        InputError,
+        match=r"from other data, or another division of it and for 7 samples, not 13; delete",
+    ):
         open_cache(tmp_path, other, samples=13)
     with pytest.raises(InputError, match=r"made for 3 views, not 5; delete"):
         open_cache(tmp_path, views=5)
@@ -541,3 +546,18 @@ def test_fingerprint_of_the_data():
         data_fingerprint(videos, samples[:1]),
     }
     assert len(prints) == 8
+
+
+def test_fingerprint_of_data_in_files(tmp_path):
+    """Every byte of every picture counts, not that of a few alone."""
+    for number in range(40):
+        cv2.imwrite(str(tmp_path / f"{number:02}.png"), np.full((8, 9), number, np.uint8))
+    samples = [(number, 0) for number in range(40)]
+    whole = data_fingerprint(read(tmp_path), samples)
+    assert data_fingerprint(read(tmp_path), samples) == whole
+    for number in range(40):
+        path = tmp_path / f"{number:02}.png"
+        before = path.read_bytes()
+        cv2.imwrite(str(path), np.full((8, 9), 200, np.uint8))
+        assert data_fingerprint(read(tmp_path), samples) != whole
+        path.write_bytes(before)

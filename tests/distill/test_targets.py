@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sonodetr.config import Config
+from sonodetr.config import Config, DistillConfig, LossTermConfig
 from sonodetr.config_file import parse_config
 from sonodetr.distill.align import LayerPair
 from sonodetr.distill.targets import (
@@ -106,6 +106,12 @@ def test_one_token_in_common_is_nothing_to_compare() -> None:
     teacher = teacher_of(small)
     with pytest.raises(InputError, match="one in common"):
         align(small, DETR(small.model, 2), teacher.classes, teacher, torch.rand(1, 1, 1, 16, 16))
+    found = small.model_copy(
+        update={"distill": DistillConfig(detections=LossTermConfig(weight=1.0))}
+    )
+    images = torch.rand(1, 1, 1, 16, 16)
+    asked = align(found, DETR(small.model, 2), teacher.classes, teacher, images)
+    assert asked.grid == Grid(1, 1, 1)  # what it finds needs no tokens
 
 
 def test_other_classes_fit_attention_but_not_detections() -> None:

@@ -21,6 +21,20 @@ def test_a_block_is_written_anew(tmp_path, monkeypatch):
     assert write_tables.filled(empty) == (page + page).replace("old", "It pays. Yes.")
 
 
+def test_progress_is_the_mean_of_the_seeds():
+    curves = [[[50, 0.1], [100, 0.2], [150, 0.3], [200, 0.4]], [[50, 0.2], [100, 0.2], [150, 0.2]]]
+    curves[1].append([200, 0.0])
+    rows = [
+        {"queries": None, "method": "large", "curves": [[]]},
+        {"queries": "anchor", "method": "plain", "curves": curves},
+    ]
+    assert write_tables.progress({"rows": rows}).splitlines() == [
+        "| method | 25% | 50% | 75% | 100% |",
+        "| --- | --- | --- | --- | --- |",
+        "| plain (anchor) | 0.150 | 0.200 | 0.250 | 0.200 |",
+    ]
+
+
 def test_gains_stand_beside_as_many_labels():
     def row(method, labels, mean, queries=""):
         figures = {"ap": {"mean": mean, "deviation": 0.01}}

@@ -141,6 +141,18 @@ def test_unlabelled_clips_teach_by_the_teacher_alone(tiny, teacher):
     assert named["distill_detections"].item() > 0
 
 
+def test_a_teacher_is_not_asked_once_its_weights_have_fallen(tiny, teacher, monkeypatch):
+    distill = {"teacher": teacher(), "unlabelled_batch": 3}
+    distill |= {"detections": {"weight": 1.0, "until": 0.5}}
+    task, model, data = task_of(tiny(distill=distill, data={"labelled": 0.5}))
+    batch = collate([data.training()[key] for key in next(data.training_order(0, 0, 1))])
+    assert len(batch.targets) < len(batch.images)
+    monkeypatch.setattr(type(task), "targets", None)
+    named = task(model, batch, 0.7)
+    assert not any(name.startswith("distill") for name in named)
+    named["loss"].backward()
+
+
 def test_shuffled_teacher_shows_maps_of_other_clips(tiny, teacher):
     path = teacher()
     shape = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 2, "weights": path}

@@ -93,7 +93,7 @@ def change_intensity(
     strength = np.float32(random.uniform(0, config.speckle))
     cell_px = random.uniform((1.0, 1.5), (2.5, 4.0))
     changed = np.empty_like(pictures)
-    for time in range(pictures.shape[1]):
+    for time in reversed(range(pictures.shape[1])):  # the last frame's is that of any clip length
         grain = 1 + strength * _grain(height, width, cell_px, random)
         for channel in range(pictures.shape[0]):
             picture = pictures[channel, time]
@@ -111,8 +111,9 @@ def _factor(largest: float, random: np.random.Generator) -> float:
 def _gain_and_range(
     pictures: np.ndarray, config: AugmentConfig, random: np.random.Generator
 ) -> Float32[np.ndarray, "256"]:
-    """Grey after another dynamic range, about the mean of what is not black, and another gain."""
-    mean = float(pictures.sum()) / max(1, int(np.count_nonzero(pictures)))
+    """Grey after another dynamic range and gain, about the mean of the last frame but for black."""
+    last = pictures[:, -1]
+    mean = float(last.sum()) / max(1, int(np.count_nonzero(last)))
     contrast = _factor(config.dynamic_range, random)
     gain = 255 * config.gain * random.triangular(-1, 0, 1)
     return (mean + (np.arange(256) - mean) * contrast + gain).astype(np.float32)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sonodetr.distill.array_file import HEADER_BYTES, allocate, locked, map_array, write_entry
 from sonodetr.files import InputError, read_json, write_text
+from sonodetr.formats.picture_files import content_of, picture_files
 from sonodetr.types import Video
 
 _HALF, _BYTE = np.dtype("<f2"), np.dtype("u1")
@@ -33,8 +34,8 @@ _FACTS, _DONE, _CREATING, _FILLING = "cache.json", "done", "creating.lock", "fil
 _WRITES_A_FLUSH = 16
 _PICTURES_HASHED = 16
 _MADE_WITH = {
-    "data": "from other data",
-    "augmentation": "with another augmentation or seed",
+    "data": "from other data, or another division of it",
+    "augmentation": "with another augmentation",
     "teacher": "by another teacher",
     "reduction": "for other maps, layers, heads or grids",
 }
@@ -45,7 +46,7 @@ class CacheKey(BaseModel):
 
     Attributes:
         data: pictures and samples (see `data_fingerprint`).
-        augmentation: its config and seed.
+        augmentation: its config.
         teacher: weights and all that changes its outputs.
         reduction: which maps, layers, heads and grids are kept.
     """
@@ -257,12 +258,16 @@ def size_bytes(samples: int, views: int, shapes: Mapping[str, tuple[int, ...]]) 
 def data_fingerprint(videos: Sequence[Video], samples: Sequence[tuple[int, int]]) -> str:
     """SHA-256 of the recordings and samples (recording, frame) that clips are made of.
 
-    Over the keys, numbers of frames, sizes and regions of the recordings, the list of samples, and
-    the pixels of 16 of its frames, spread evenly. Reading every frame would take as long as an
-    epoch; so a picture that was exchanged under the same name, among many, may go unnoticed.
+    Over the keys, numbers of frames, sizes and regions of the recordings, every byte of the files
+    that hold their pictures, the list of samples, and the pixels of 16 of its frames, spread
+    evenly, which also tell recordings that lie in no file.
+
+    Raises:
+        InputError: a file cannot be read.
     """
     facts = [[v.key, len(v), v.frames.size, v.region_px] for v in videos]
     digest = hashlib.sha256(json.dumps([facts, [list(sample) for sample in samples]]).encode())
+    digest.update(content_of(picture_files(videos)).encode())
     count = min(_PICTURES_HASHED, len(samples))
     for place in np.linspace(0, len(samples) - 1, count).round().astype(int):
         video, frame = samples[place]

@@ -25,12 +25,9 @@ import sonodetr
 from sonodetr.config import Config, DataConfig
 from sonodetr.files import InputError
 from sonodetr.formats import read
-from sonodetr.formats.dicom import DicomFrames
-from sonodetr.formats.images import ImageFrames
-from sonodetr.formats.metaimage import MetaImageFrames
-from sonodetr.formats.video import VideoFrames
+from sonodetr.formats.picture_files import content_of, picture_files
 from sonodetr.simulator.frames import SimulatedFrames
-from sonodetr.types import Frames, Video
+from sonodetr.types import Video
 
 PACKAGE = Path(sonodetr.__file__).parent
 # Modules that compute what a training leaves; a test compares them with what `train` imports. Not
@@ -87,10 +84,10 @@ def facts_of(config: Config, teacher: str = "") -> dict[str, Any]:
         "code": code_address(sources(), bool(teacher), simulates(data)),
     }
     if config.model.weights:
-        facts["weights"] = _files_address(_weights_files(Path(config.model.weights)))
+        facts["weights"] = content_of(_weights_files(Path(config.model.weights)))
     backbone = config.model.backbone.path
     if backbone and Path(backbone).is_dir():
-        facts["backbone"] = _files_address(sorted(Path(backbone).glob("*.*")))
+        facts["backbone"] = content_of(sorted(Path(backbone).glob("*.*")))
     if teacher:
         facts["teacher"] = teacher
         values["distill"]["cache"] = bool(config.distill.cache)  # half precision, or the teacher's
@@ -207,23 +204,10 @@ def data_address(path: str, images: str, on_bad_label: Any) -> str:
                 digest.update(np.ascontiguousarray(values).tobytes())
         if isinstance(video.frames, SimulatedFrames):
             digest.update(video.frames.config.model_dump_json().encode())
-    paths = dict.fromkeys(path for video in videos for path in _paths(video.frames))
-    digest.update(_files_address(map(Path, paths)).encode())
+    digest.update(content_of(picture_files(videos)).encode())
     for pixels in _decoded(videos):
         digest.update(f"{pixels.shape}".encode() + pixels.tobytes())
     return digest.hexdigest()
-
-
-def _paths(frames: Frames) -> list[str]:
-    """Files that hold the pictures."""
-    match frames:
-        case ImageFrames():
-            return [path for path, _ in frames.pictures]
-        case VideoFrames() | DicomFrames():
-            return [frames.path]
-        case MetaImageFrames():
-            return [str(frames.data)]
-    return []
 
 
 def _decoded(videos: list[Video]) -> Iterator[np.ndarray]:
@@ -242,15 +226,3 @@ def _weights_files(path: Path) -> list[Path]:
         return [path]
     own = path / "model.safetensors"  # of a run, which has a checkpoint beside it
     return [own] if own.is_file() else sorted(path.glob("*.safetensors"))
-
-
-def _files_address(files: Iterable[Path]) -> str:
-    """SHA-256 of their contents, whatever their names."""
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read ({error.strerror or error})") from None
-    return digest.hexdigest()

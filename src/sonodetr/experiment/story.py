@@ -167,6 +167,7 @@ def result_table(results: Results) -> Table:
             _difference_cell(compared, results["baseline"]),
             _closed_cell(compared),
             _figure(row, first, "ap50"),
+            _figure(row, first, "ap75"),
         ]
         if tips:
             cells.append(_figure(row, first, "tip_within_3_mm", _percent))
@@ -176,7 +177,7 @@ def result_table(results: Results) -> Table:
             cells.append(Cell("" if time is None else f"{time[0]:.2f}"))
         rows.append((row["queries"], tuple(cells)))
     head = (
-        *("method", "AP", "difference", "teacher's lead closed", "AP50"),
+        *("method", "AP", "difference", "teacher's lead closed", "AP50", "AP75"),
         *(("tip within 3 mm", "tip error, mm") if tips else ()),
         *(f"AP, {other}" for other in others),
         *(("ms a frame",) if any(times) else ()),

@@ -19,8 +19,8 @@ def draw_attention(task: Distillation, examples: list[tuple[Batch, Targets]]) ->
     """One row a clip: the frame with what asks, what the teacher looks at, what the student does.
 
     What asks is the token in the middle of the first labelled box (encoder) or the teacher's most
-    confident query (cross-attention), in the last pair of layers, all heads averaged. Both maps are
-    drawn on one scale, white where the teacher looks most.
+    confident query, marked at its box (cross-attention), in the last pair of layers, all heads
+    averaged. Both maps are drawn on one scale, white where the teacher looks most.
 
     Returns:
         None where no map over the picture is compared, or no clip has a box.
@@ -39,12 +39,12 @@ def draw_attention(task: Distillation, examples: list[tuple[Batch, Targets]]) ->
         for clip, target in enumerate(batch.targets):
             if len(target.classes) == 0 or len(rows) == 3 * _CLIPS:
                 continue
-            box = target.boxes_cxcywh[0]
-            asking = (
-                cell_of(box, tokens)
-                if name.startswith("encoder")
-                else int(targets["scores"][clip].amax(-1).argmax())
-            )
+            if name.startswith("encoder"):
+                box = target.boxes_cxcywh[0]
+                asking = cell_of(box, tokens)
+            else:
+                asking = int(targets["scores"][clip].amax(-1).argmax())
+                box = targets["boxes"][clip, asking]
             image = batch.images[clip, :, -1]
             frame = enlarged(image)
             centre = (box[:2].cpu().numpy() * frame.shape[1::-1]).round().astype(int).tolist()

@@ -70,8 +70,9 @@ class Distillation:
         }
         # Parameters that only a loss without weight uses still take part, as DDP demands.
         idle = sum(parameter.sum() * 0 for parameter in self.student.training_only.parameters())
-        if not weights and len(batch.targets) == len(batch.images):
-            named = self.detection.of(self._look(model, batch, None), batch)
+        if not weights:  # the teacher is not asked any more
+            outputs = self._look(model, batch, None).first(len(batch.targets))
+            named = self.detection.of(outputs, batch)
             return named | {"loss": named["loss"] + idle}
         targets = self.targets(batch)
         outputs = self._look(model, batch, targets)

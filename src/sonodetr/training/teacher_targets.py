@@ -48,14 +48,16 @@ def filled_cache(data: Data, task: Distillation) -> TargetCache:
         teacher=task.teacher.fingerprint,
         reduction=json.dumps(task.alignment.describe(), sort_keys=True),
     )
-    cache = TargetCache.open(Path(config.distill.cache), key, samples, views, shapes)
+    folder = Path(config.distill.cache)
+    if not folder.exists():
+        print(
+            f"{folder}: the teacher is asked about {samples} clips in {views} views; its answers "
+            f"take {size_bytes(samples, views, shapes) / 1e9:.2f} GB",
+            file=sys.stderr,
+        )
+    cache = TargetCache.open(folder, key, samples, views, shapes)
     if not cache.missing():
         return cache
-    print(
-        f"{cache.folder}: the teacher is asked about {samples} clips in {views} views; its answers "
-        f"take {size_bytes(samples, views, shapes) / 1e9:.2f} GB",
-        file=sys.stderr,
-    )
     device = task.detection.accelerator.device
     with cache.filling():  # another run may have been first
         missing = cache.missing()
@@ -63,7 +65,9 @@ def filled_cache(data: Data, task: Distillation) -> TargetCache:
         with progress_bar("ask the teacher", len(missing), "clips") as advance:
             for batch in load_batches(clips, order, config.train.workers):
                 batch = batch.to(device)
-                cache.write(places_of(batch), task.ask(batch))
+                with task.detection.accelerator.autocast():  # as where the teacher runs along
+                    targets = task.ask(batch)
+                cache.write(places_of(batch), targets)
                 for _ in batch.sources:
                     advance()
     return cache
