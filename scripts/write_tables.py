@@ -2,10 +2,9 @@
 
 A page holds `<!-- table docs/results/NAME/results.json -->`, the table, `<!-- end -->`. In place of
 `table` stands `answer` for the answer of that experiment in sentences, `gains` for its methods by
-share of labels beside what each is compared to, `progress` for the AP on validation data through the
-trainings of its methods, `models` for a file that collect_models.py wrote,
-`latency` for one of benchmarks/peers/latency.py, `accuracy` for one of accuracy.py there. Run it
-when they change.
+share of labels beside what each is compared to, `progress` for their AP through the training,
+`models` for a file that collect_models.py wrote, `latency` for one of benchmarks/peers/latency.py,
+`accuracy` for one of accuracy.py there. Run it when they change.
 """
 
 import re
@@ -22,7 +21,8 @@ from sonodetr.files import read_json, write_text
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _BLOCK = re.compile(
-    r"(<!-- (table|answer|gains|progress|models|latency|accuracy) (\S+) -->\n).*?(?<=\n)(<!-- end -->)",
+    r"(<!-- (table|answer|gains|progress|models|latency|accuracy) (\S+) -->\n)"
+    r".*?(?<=\n)(<!-- end -->)",
     re.DOTALL,
 )
 

@@ -141,6 +141,19 @@ def test_unlabelled_clips_teach_by_the_teacher_alone(tiny, teacher):
     assert named["distill_detections"].item() > 0
 
 
+@pytest.mark.parametrize("queries", ["learned", "anchor"])
+def test_a_student_knows_where_its_teachers_queries_start(tiny, teacher, queries):
+    distill = {"teacher": teacher(), "cross": {"weight": 1.0}}
+    softmax = {"queries": queries, "classification": "softmax", "dropout": 0.0}
+    task, _, data = task_of(tiny(distill=distill, model=softmax))
+    batch = collate([data.training()[0, 0]])
+    targets = task.targets(batch)
+    moved = targets | {"anchors": targets["anchors"].flip(1)}
+    name = task.alignment.names[0]
+    here, there = (task.maps(batch, each)[name] for each in (targets, moved))
+    assert (here - there).abs().max() > 1e-4
+
+
 def test_a_teacher_is_not_asked_once_its_weights_have_fallen(tiny, teacher, monkeypatch):
     distill = {"teacher": teacher(), "unlabelled_batch": 3}
     distill |= {"detections": {"weight": 1.0, "until": 0.5}}

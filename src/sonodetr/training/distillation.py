@@ -25,6 +25,7 @@ from sonodetr.distill.targets import (
 )
 from sonodetr.distill.teachers import Teacher
 from sonodetr.model.detr import DETR, Guide
+from sonodetr.model.position import box_positions
 from sonodetr.model.tensors import Batch, Outputs
 from sonodetr.training.tasks import Detection
 
@@ -168,8 +169,11 @@ class Distillation:
         if targets is None:
             outputs: Outputs = model(images)
         elif self.alignment.guided:
-            queries = self.student.training_only["queries"](targets["queries"])
-            guide = Guide(queries, targets["anchors"])
+            only, anchors = self.student.training_only, targets["anchors"]
+            queries = only["queries"](targets["queries"])
+            if "anchors" in only:  # learned queries know no boxes
+                queries = queries + only["anchors"](box_positions(anchors, queries.shape[-1]))
+            guide = Guide(queries, anchors)
             outputs = model(images, self.alignment.student_capture, guide)
         else:
             outputs = model(images, self.alignment.student_capture)

@@ -125,6 +125,8 @@ def _start_distillation(
         student.training_only["memory"] = nn.Linear(width, targets["memory"].shape[-1])
     if alignment.guided:
         student.training_only["queries"] = nn.Linear(targets["queries"].shape[-1], width)
+        if student.config.queries == "learned":
+            student.training_only["anchors"] = nn.Linear(width, width)
     return task
 
 
