@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/ from the results that are committed.
+"""Write the tables of README.md, docs/ and the reports from the results that are committed.
 
 A page holds `<!-- table docs/results/NAME/results.json -->`, the table, `<!-- end -->`. In place of
 `table` stands `answer` for the answer of that experiment in sentences, `gains` for its methods by
@@ -9,15 +9,18 @@ share of labels beside what each is compared to, `progress` for their AP through
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from sonodetr import report
+from sonodetr.experiment.report import PAGE, TEXT, as_markdown
 from sonodetr.experiment.story import answer, markdown, result_table, signed
 from sonodetr.files import read_json, write_text
 
+_TABLE = re.compile(r'<div class="scroll"><table>.*?</table></div>', re.DOTALL)
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _BLOCK = re.compile(
@@ -136,12 +139,34 @@ _WRITE: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def main() -> int:
+def due() -> Iterator[tuple[Path, str]]:
+    """The pages that are not as the results say, and what they should hold.
+
+    Of a report as a web page, whose pictures need runs and data, only the first table is written.
+    """
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        if (new := filled(text)) != text:
-            write_text(page, new)
-            print(page.relative_to(ROOT))
+        yield from _changed(page, filled)
+    for path in sorted((ROOT / "docs" / "results").glob("*/results.json")):
+        results = read_json(path)
+        text, table = as_markdown(results), report.table(*result_table(results))
+        yield from _changed(path.with_name(TEXT), lambda _, text=text: text)
+        if path.with_name(PAGE).exists():
+            yield from _changed(
+                path.with_name(PAGE),
+                lambda page, table=table: _TABLE.sub(lambda _: table, page, count=1),
+            )
+
+
+def _changed(path: Path, make: Callable[[str], str]) -> Iterator[tuple[Path, str]]:
+    before = path.read_text(encoding="utf-8")
+    if (after := make(before)) != before:
+        yield path, after
+
+
+def main() -> int:
+    for path, text in due():
+        write_text(path, text)
+        print(path.relative_to(ROOT))
     return 0
 
 

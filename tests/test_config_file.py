@@ -134,6 +134,7 @@ def test_environment(written, monkeypatch):
         ("- a\n- b", "is a list"),
         ("just words", "is a str"),
         ("a: [1", "not valid YAML at line"),
+        ("train:\n  epochs: 3\n  epochs: 4", "'epochs' stands twice in one block, again at line 3"),
         ("train: {1: 2}", "train.1"),
     ],
 )

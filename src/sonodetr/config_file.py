@@ -24,8 +24,21 @@ _Values = TypeVar("_Values", bound=BaseModel)
 NOT_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError)
 
 
+class _TwiceError(yaml.YAMLError):
+    """A key stands twice in one block."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-4 as text; everybody means the number."""
+    """YAML 1.1 reads 1e-4 as text; everybody means the number. And it lets keys stand twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if key.value in keys:
+                line = key.start_mark.line + 1
+                raise _TwiceError(f"{key.value!r} stands twice in one block, again at line {line}")
+            keys |= {key.value} if isinstance(key.value, str) else set()
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -92,6 +105,8 @@ def _blocks(path: str | os.PathLike[str]) -> dict[str, Any]:
     source = existing_file(path)
     try:
         values = yaml.load(source.read_text(encoding="utf-8"), _Loader) or {}
+    except _TwiceError as error:
+        raise InputError(f"{source}: {error}; keep one") from None
     except NOT_YAML as error:
         place = getattr(error, "problem_mark", None)
         where = f" at line {place.line + 1}" if place else ""

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from sonodetr import report
+from sonodetr.contract import CONTRACT, read_contract, sha256
 from sonodetr.experiment.finish import trained_rows
 from sonodetr.experiment.plan import Changes, MethodPlan, Plan, TeacherPlan
 from sonodetr.experiment.pool import train_all
@@ -21,6 +22,7 @@ from sonodetr.predictor import load
 from sonodetr.simulator.datasets import data_set
 from sonodetr.simulator.write import write_clips
 from sonodetr.sinks import overlay_video
+from sonodetr.training.run import WEIGHTS
 from sonodetr.types import frames_of
 
 BUNDLED = "nano"
@@ -52,10 +54,17 @@ def run_demo(out: Path) -> tuple[Path, list[dict[str, Any]]]:
     rows = trained_rows(Experiment(plan, runs))
     results = collect(plan, rows, out, "sonodetr demo")
     console.print("4 of 4  export the student, write the page")
-    if not exported.is_dir():
-        export_model(rows[-1].runs[0], exported)
-    page = write_report(results, out, [_new_recording(out), _go_on(rows[-1].runs[0], exported)])
+    student = rows[-1].runs[0]
+    if not _is_of(exported, student):
+        export_model(student, exported)
+    page = write_report(results, out, [_new_recording(out), _go_on(student, exported)])
     return page, results["comparisons"]["standard"]
+
+
+def _is_of(exported: Path, run: Path) -> bool:
+    """Whether the export is there, and of the weights that the run has now."""
+    made = (exported / CONTRACT).is_file()
+    return made and read_contract(exported).weights_sha256 == sha256(run / WEIGHTS)
 
 
 def demo_plan(data: Path) -> Plan:

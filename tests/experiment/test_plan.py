@@ -151,8 +151,14 @@ def test_mistakes_are_answered_in_one_line(plan, changes, said):
         (
             "a",
             {"tune": {"distill.memory.weight": [1]}},
-            "method 'a': tunes distill.memory.weight but has no teacher",
+            "method 'a': sets distill.memory.weight but has no teacher",
         ),
+        (
+            "a",
+            {"changes": {"distill.memory.weight": 1}},
+            "method 'a': sets distill.memory.weight but has no teacher",
+        ),
+        ("a", {}, "methods 'long' and 'a' are the same; keep one"),
         (
             "a",
             {"teacher": "wide"},

@@ -63,7 +63,9 @@ def test_only_the_chosen_cells_get_a_box(exported, kind):
             if each.get_type_name() != "Constant"
         }
     kinds = dict(operators(graph))
-    assert not [kind for kind in kinds.values() if "BatchNorm" in kind]
+    # Batch norms are folded; and nothing that a runtime may lack or be slow at.
+    forbidden = ("BatchNorm", "GridSample", "Loop", "TensorIterator", "If", "NonMaxSuppression")
+    assert not [kind for kind in kinds.values() if kind.startswith(forbidden)]
     products = [shape for name, shape in shapes.items() if kinds[name] in ("MatMul", "Gemm")]
     # Heads that give 4 numbers: of the proposals' boxes, the only layer's boxes and points.
     assert [shape[-2:] for shape in products if shape[-1] == 4] == [[5, 4]] * 3

@@ -19,7 +19,7 @@ from sonodetr.benchmark.profile import by_kind
 from sonodetr.data.region import find_region
 from sonodetr.evaluation.evaluate import SplitName, evaluate
 from sonodetr.files import InputError
-from sonodetr.formats import open_source
+from sonodetr.formats import open_source, read
 from sonodetr.progress import progress_bar
 from sonodetr.types import Region
 
@@ -94,6 +94,8 @@ def benchmark(models: Sequence[str], settings: Settings) -> dict[str, Any]:
         raise InputError(
             f"{too_many[0]} threads are not possible; this process may use 1 to {cores()}"
         )
+    if settings.data:
+        read(settings.data)  # before minutes of work
     with tempfile.TemporaryDirectory(prefix="sonodetr-benchmark-") as temporary:
         frames, region = _frames(settings.source, Path(temporary))
         cases = _cases(models, settings, Path(temporary))

@@ -5,6 +5,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from itertools import combinations
 from pathlib import Path
 
 from pydantic import Field, JsonValue, model_validator
@@ -135,6 +136,9 @@ class Plan(Section):
             )
         for name, method in self.methods.items():
             self._check_method(name, method)
+        for (name, method), (other, same) in combinations(self.methods.items(), 2):
+            if method.model_copy(update={"against": same.against}) == same:
+                raise ValueError(f"methods {name!r} and {other!r} are the same; keep one")
         try:
             TopologicalSorter({name: each.takes for name, each in self.methods.items()}).prepare()
         except CycleError as error:
@@ -176,8 +180,9 @@ class Plan(Section):
                 f"{where} tune {method.key} has no values for queries "
                 f"{', '.join(sorted(absent))}; add them, or one list for all"
             )
-        if not method.teacher and method.key.startswith("distill."):
-            raise ValueError(f"{where} tunes {method.key} but has no teacher; name one")
+        used = [key for key in (*method.tune, *method.changes) if key.startswith("distill.")]
+        if used and not method.teacher:
+            raise ValueError(f"{where} sets {used[0]} but has no teacher; name one")
 
     def queries_of(self, method: str) -> tuple[str, ...]:
         """Settings in which a method is tried, in the order of the plan."""

@@ -58,7 +58,7 @@ def write_report(results: Results, out: Path, more: Sequence[report.Section] = (
         sections,
         results["provenance"],
     )
-    write_text(out / TEXT, _markdown(results))
+    write_text(out / TEXT, as_markdown(results))
     return out / PAGE
 
 
@@ -106,7 +106,8 @@ def _again(results: Results) -> list[str]:
     ]
 
 
-def _markdown(results: Results) -> str:
+def as_markdown(results: Results) -> str:
+    """The tables of a report, which need nothing but the results."""
     blocks = [
         f"# {results['question'] or results['name']}",
         " ".join(answer(results)),

@@ -184,10 +184,11 @@ def _compare(
         for clip in (*clips, *clips_of(real, samples, config.data)):
             parity.compare(clip)
             advance()
-    if parity.undecided == parity.clips:
+    if 2 * parity.undecided > parity.clips:
         raise InputError(
-            "the exported model cannot be compared with torch: on every frame some proposals are "
-            "as good as each other, as in a model that was hardly trained; train it, then export"
+            f"the exported model cannot be compared with torch: on {parity.undecided} of "
+            f"{parity.clips} frames some proposals are as good as each other, as in a model that "
+            "was hardly trained; train it, then export"
         )
     frames = {"simulated": len(clips), "real": len(samples), "undecided": parity.undecided}
     return {"tolerance": TOLERANCE, "frames": frames, "largest_difference": parity.worst}
