@@ -90,8 +90,8 @@ def test_a_place_where_nothing_can_be_made():
     )
     assert found.returncode == 2
     assert found.stderr == (
-        f"sonodetr: error: {place}: cannot be used (No such file or directory); "
-        "choose another place\n"
+        "sonodetr: error: /proc: cannot be written (No such file or directory); "
+        "choose another folder\n"
     )
 
 

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 
@@ -72,8 +73,14 @@ def check_folder(folder: Path) -> None:
     nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not nearest.is_dir():
         raise InputError(f"{nearest}: is a file; choose another folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"{nearest}: cannot be written; choose another folder")
+    try:
+        with TemporaryFile(dir=nearest):  # has no name, so that nothing is left
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"{nearest}: cannot be written ({reason}); choose another folder"
+        ) from None
 
 
 def check_apart(source: str | os.PathLike[str], *outputs: str | os.PathLike[str]) -> None:

@@ -158,7 +158,6 @@ def test_mistakes_are_answered_in_one_line(plan, changes, said):
             {"changes": {"distill.memory.weight": 1}},
             "method 'a': sets distill.memory.weight but has no teacher",
         ),
-        ("a", {}, "methods 'long' and 'a' are the same; keep one"),
         (
             "a",
             {"teacher": "wide"},

@@ -5,7 +5,6 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from itertools import combinations
 from pathlib import Path
 
 from pydantic import Field, JsonValue, model_validator
@@ -136,9 +135,6 @@ class Plan(Section):
             )
         for name, method in self.methods.items():
             self._check_method(name, method)
-        for (name, method), (other, same) in combinations(self.methods.items(), 2):
-            if method.model_copy(update={"against": same.against}) == same:
-                raise ValueError(f"methods {name!r} and {other!r} are the same; keep one")
         try:
             TopologicalSorter({name: each.takes for name, each in self.methods.items()}).prepare()
         except CycleError as error:
