@@ -15,7 +15,6 @@ comes to the same one finds it; a killed one is resumed to the same bits.
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
@@ -41,6 +40,7 @@ from sonodetr.experiment.address import (
     sources,
 )
 from sonodetr.experiment.plan import Plan, Unit
+from sonodetr.export.folder import whole_folder
 from sonodetr.files import InputError, write_json
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -256,16 +256,9 @@ def copy_run(run: Path, new: Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    part = new.with_name(f".{new.name}.part{os.getpid()}")
-    try:
-        shutil.copytree(run, part, ignore=shutil.ignore_patterns("checkpoint.*", "evaluation-*"))
-        part.replace(new)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {new}: {error.strerror or error}; free some space"
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    left_out = shutil.ignore_patterns("checkpoint.*", "evaluation-*")
+    with whole_folder(new) as part:
+        shutil.copytree(run, part, ignore=left_out, dirs_exist_ok=True)
 
 
 def validation_ap(folder: Path) -> float:

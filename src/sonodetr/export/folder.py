@@ -1,6 +1,5 @@
 """A folder that is either whole or absent."""
 
-import fcntl
 import glob
 import os
 import secrets
@@ -99,6 +98,8 @@ def _held(folder: Path) -> Iterator[bool]:
     except OSError:
         yield False
         return
+    import fcntl  # not on Windows, which opens no folder either
+
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
