@@ -208,6 +208,19 @@ def test_real_frames(tmp_path, ready, tiny_video):
     assert contract.parity["frames"] == {"simulated": 6, "real": 13, "undecided": 0}
 
 
+def test_the_data_of_the_training_is_looked_at_where_it_still_is(tmp_path, ready, tiny_video):
+    run = shutil.copytree(ready, tmp_path / "run")
+    data = tmp_path / "data"
+    config = (run / "config.yaml").read_text()
+    assert "path: ''" in config
+    (run / "config.yaml").write_text(config.replace("path: ''", f"path: {data}", 1))
+    assert export_model(run, tmp_path / "out").parity["frames"]["real"] == 0
+    data.mkdir()
+    assert "--check DATA" in refused(run, tmp_path / "out")
+    shutil.copy(tiny_video, data)
+    assert export_model(run, tmp_path / "out").parity["frames"]["real"] == 13
+
+
 def test_the_next_export_removes_what_a_killed_one_left(tiny_run, tmp_path):
     """And leaves alone what one that still runs is writing."""
     killed, running = (tmp_path / f".out.part{each}" for each in ("dead", "alive"))

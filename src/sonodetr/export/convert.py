@@ -17,7 +17,7 @@ import onnx
 import torch
 
 from sonodetr.bundled import model_folder
-from sonodetr.config import Config
+from sonodetr.config import Config, DataConfig
 from sonodetr.contract import (
     CONTRACT,
     PACKAGES,
@@ -70,7 +70,8 @@ def export_model(
         int8: quantise weights and activations to 8 bits.
         calibration: the data of the training, for `int8`: its training part sets the ranges, its
             validation and test parts tell what AP that costs.
-        check: recordings to compare with torch on, beside simulated ones.
+        check: recordings to compare with torch on, beside simulated ones; left out, those of the
+            training, where they still are.
         allow_loss: largest loss of AP through `int8`.
 
     Returns:
@@ -90,7 +91,7 @@ def export_model(
         else None
     )
     real = list(data.videos) if data else []
-    real += read(check) if check else []
+    real += read(check) if check else [] if data else _own_data(run, config.data)
     with whole_folder(out) as part, TemporaryDirectory() as scratch:
         folder = Path(scratch) / "float32" if data else part
         folder.mkdir(exist_ok=True)
@@ -106,6 +107,19 @@ def export_model(
             ap = held_out_loss(folder, part, data, allow_loss)
             contract = _close(replace(contract, parity=parity | {"int8": ap}), run, part)
     return contract
+
+
+def _own_data(run: Path, config: DataConfig) -> list[Video]:
+    """The recordings of the training, if they are still there."""
+    if not (config.path and Path(config.path).exists()):
+        return []
+    try:
+        return read(config.path, images=config.images, on_bad_label="skip")
+    except InputError as error:
+        raise InputError(
+            f"{error}; {run} was trained on it, so it would be compared on it: mend it, or compare "
+            "on other recordings with --check DATA"
+        ) from None
 
 
 def _check_request(run: Path, out: Path, format: str, int8: bool, calibration: Any) -> None:

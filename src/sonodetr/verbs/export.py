@@ -30,7 +30,11 @@ def export(
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(metavar="DATA", help="recordings to compare with torch on, beside simulated"),
+        typer.Option(
+            metavar="DATA",
+            help="recordings to compare with torch on, beside simulated  [default: those of the "
+            "training, where they still are]",
+        ),
     ] = None,
     allow_loss: Annotated[
         float, typer.Option(min=0, max=1, help="largest loss of average precision through --int8")
