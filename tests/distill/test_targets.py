@@ -98,6 +98,24 @@ def test_a_student_without_an_encoder_cannot_follow_one() -> None:
         plan({"encoder": {"weight": 1.0}}, encoder_layers=0)
 
 
+def test_cells_that_reach_beyond_the_picture_are_compared_with_their_like_alone() -> None:
+    """72 pixels are four and a half cells of one stride, two and a quarter of the other."""
+    attention = {"encoder": {"weight": 1.0}}
+    fine, coarse = config_of(attention, num_queries=5), config_of(**COARSE)
+    images = torch.rand(1, 1, 1, 72, 96)
+
+    def taught_by(teacher: Config, student: Config) -> Alignment:
+        free = teacher_of(teacher)
+        free.image_size = None
+        return align(student, DETR(student.model, 2), free.classes, free, images)
+
+    assert taught_by(fine, fine).grid == Grid(1, 5, 6)
+    with pytest.raises(InputError, match="5 x 6 and 3 x 3 tokens"):
+        taught_by(coarse, fine)
+    found = DistillConfig(detections=LossTermConfig(weight=1.0))
+    assert taught_by(coarse, fine.model_copy(update={"distill": found})).pairs == {}
+
+
 def test_one_token_in_common_is_nothing_to_compare() -> None:
     config = config_of({"encoder": {"weight": 1.0}}, num_queries=1)
     small = config.model_copy(

@@ -14,6 +14,7 @@ can be stored clip by clip. With s the number of a student's layer:
 | `scores`, `boxes`, `points` | teacher queries, ... | the teacher's answer |
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,13 +143,27 @@ def align(
     student.train(was_training)
     ours, theirs = of_student.grid, of_teacher.grid
     grid = common_grid(ours, theirs)
-    if grid.height * grid.width == 1 and (kinds or terms.memory.weight):
+    if terms.memory.weight or kinds:
+        _check_grids(ours, theirs, grid, images.shape[3:])
+    return Alignment(pairs, heads, grid, terms, teacher.classification)
+
+
+def _check_grids(ours: Grid, theirs: Grid, grid: Grid, size: Sequence[int]) -> None:
+    """Check that there is more than one cell to compare, and that cells lie where they seem to."""
+    if grid.height * grid.width == 1:
         raise InputError(
             f"student and teacher have {ours.height} x {ours.width} and {theirs.height} x "
             f"{theirs.width} tokens a frame, one in common: there is nothing to compare; lower "
             "model.backbone.stride or use larger images"
         )
-    return Alignment(pairs, heads, grid, terms, teacher.classification)
+    height, width = size
+    parts = (height % ours.height, height % theirs.height, width % ours.width, width % theirs.width)
+    if ours[1:] != theirs[1:] and any(parts):
+        raise InputError(
+            f"pictures of {height} x {width} pixels are no whole number of cells of "
+            f"{ours.height} x {ours.width} and {theirs.height} x {theirs.width} tokens, which "
+            "therefore lie at different places; make data.image_size multiples of both strides"
+        )
 
 
 def _pairs(
