@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## teacher, student without and with it, report, viewer: a quarter of an hour on 2 cores
+demo: $(STAMP)  ## teacher, student without and with it, report, viewer: ten minutes on 2 cores
 	env -u OMP_NUM_THREADS $(BIN)/sonodetr demo
 
 lint: $(STAMP)  ## check style, types and the direction of imports

@@ -31,7 +31,7 @@ def tiny(monkeypatch):
             "train.validate_epochs": 1,
         }
         plan["changes"].update(quick)
-        plan["teachers"]["large"]["changes"] |= quick | {"model.backbone.width": 16}
+        plan["teachers"]["tiny"]["changes"] |= quick
         return demo.Plan(**plan)
 
     monkeypatch.setattr(demo, "demo_plan", small)

@@ -85,17 +85,18 @@ def demo_plan(data: Path) -> Plan:
     return Plan(
         name="demo",
         question="Does a teacher help a small student to find a needle in simulated ultrasound?",
-        student="nano",
-        changes=common | {"train.epochs": 8, "train.validate_epochs": 4},
+        student="tiny",
+        changes=common
+        | {"train.epochs": 10, "train.validate_epochs": 5, "train.learning_rate": 2e-3},
         teachers={
             "tiny": TeacherPlan(
                 config="tiny",
                 changes=common
                 | {
                     "model.weights": "tiny",
-                    "train.learning_rate": 7e-4,
                     "train.epochs": 3,
                     "train.validate_epochs": 3,
+                    "train.learning_rate": 7e-4,
                 },
             )
         },

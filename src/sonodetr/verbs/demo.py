@@ -19,7 +19,7 @@ def demo(
     ] = False,
     json_out: Json = "",
 ) -> None:
-    """Show everything once, on simulated data, in a quarter of an hour on two cores.
+    """Show everything once, on simulated data, in ten minutes on two cores.
 
     Simulates needle insertions; trains a teacher, a small student without it and one that learns
     from its attention; compares them on recordings that none has seen; exports the student; writes
