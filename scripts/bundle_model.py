@@ -164,8 +164,8 @@ def introduction(config: Config, info: RunInfo, cost: Cost) -> str:
 
 A detection transformer that finds objects of class {", ".join(info.classes)}{points}, in {sees} of
 simulated ultrasound. It sees {height} x {width} pixels and has {cost.parameters / 1e6:.2f} million
-parameters; a detection takes {cost.gflops:.2f} GFLOPs. **Not a medical device**: it has learnt from
-simulated data only. Licence: Apache-2.0.
+parameters; a detection takes {cost.gflops:.2f} GFLOPs in torch.
+**Not a medical device**: it has learnt from simulated data only. Licence: Apache-2.0.
 
 ```
 sonodetr live {name} simulator:7

@@ -98,19 +98,25 @@ def test_a_student_without_an_encoder_cannot_follow_one() -> None:
         plan({"encoder": {"weight": 1.0}}, encoder_layers=0)
 
 
-def test_cells_that_reach_beyond_the_picture_are_compared_with_their_like_alone() -> None:
-    """72 pixels are four and a half cells of one stride, two and a quarter of the other."""
+@pytest.mark.parametrize(
+    ("height", "cells", "coarse_cells"),
+    [(72, 5, 3), (48, 3, 2)],
+    ids=["4.5 and 2.25 cells", "3 and 1.5 cells, 24 pixels a cell"],
+)
+def test_cells_that_reach_beyond_the_picture_are_compared_with_their_like_alone(
+    height: int, cells: int, coarse_cells: int
+) -> None:
     attention = {"encoder": {"weight": 1.0}}
     fine, coarse = config_of(attention, num_queries=5), config_of(**COARSE)
-    images = torch.rand(1, 1, 1, 72, 96)
+    images = torch.rand(1, 1, 1, height, 96)
 
     def taught_by(teacher: Config, student: Config) -> Alignment:
         free = teacher_of(teacher)
         free.image_size = None
         return align(student, DETR(student.model, 2), free.classes, free, images)
 
-    assert taught_by(fine, fine).grid == Grid(1, 5, 6)
-    with pytest.raises(InputError, match="5 x 6 and 3 x 3 tokens"):
+    assert taught_by(fine, fine).grid == Grid(1, cells, 6)
+    with pytest.raises(InputError, match=f"{cells} x 6 and {coarse_cells} x 3 tokens"):
         taught_by(coarse, fine)
     found = DistillConfig(detections=LossTermConfig(weight=1.0))
     assert taught_by(coarse, fine.model_copy(update={"distill": found})).pairs == {}

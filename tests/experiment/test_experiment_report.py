@@ -136,7 +136,7 @@ def test_answer_is_about_the_best_on_validation_data():
     )
     assert second == "That closes 25% (10% to 40%) of its teacher's lead."
     assert third == (
-        "Of 2 comparisons 2 show a gain, 0 a loss, and 0 nothing distinguishable from zero."
+        "Comparisons that show a gain: 2 of 2; a loss: 0; nothing distinguishable from zero: 0."
     )
     assert clear == ["Lucky beats plain: +0.200 (+0.100 to +0.300)."]
 

@@ -157,13 +157,21 @@ def _check_grids(ours: Grid, theirs: Grid, grid: Grid, size: Sequence[int]) -> N
             "model.backbone.stride or use larger images"
         )
     height, width = size
-    parts = (height % ours.height, height % theirs.height, width % ours.width, width % theirs.width)
-    if ours[1:] != theirs[1:] and any(parts):
+    whole = all(
+        _whole(height, each.height) and _whole(width, each.width) for each in (ours, theirs)
+    )
+    if ours[1:] != theirs[1:] and not whole:
         raise InputError(
             f"pictures of {height} x {width} pixels are no whole number of cells of "
             f"{ours.height} x {ours.width} and {theirs.height} x {theirs.width} tokens, which "
             "therefore lie at different places; make data.image_size multiples of both strides"
         )
+
+
+def _whole(side: int, cells: int) -> bool:
+    """Whether so many cells end where the picture does; strides are powers of two."""
+    stride, beyond = divmod(side, cells)
+    return not beyond and stride.bit_count() == 1
 
 
 def _pairs(

@@ -110,9 +110,9 @@ def answer(results: Results) -> list[str]:
     if len(compared) > 1 and best["p_corrected"] is not None:
         counts = Counter(each["verdict"] for each in compared)
         sentences.append(
-            f"Of {len(compared)} comparisons {counts['better']} show a gain, {counts['worse']} a "
-            f"loss, and {counts['not distinguishable from zero']} nothing distinguishable from "
-            "zero."
+            f"Comparisons that show a gain: {counts['better']} of {len(compared)}; a loss: "
+            f"{counts['worse']}; nothing distinguishable from zero: "
+            f"{counts['not distinguishable from zero']}."
         )
     clear = [each for each in compared if each["verdict"] in _KINDS and each is not best]
     clear.sort(key=lambda each: (each["p_corrected"], -abs(each["difference"]["value"])))

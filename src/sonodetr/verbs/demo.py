@@ -21,10 +21,11 @@ def demo(
 ) -> None:
     """Show everything once, on simulated data, in ten minutes on two cores.
 
-    Simulates needle insertions; trains a teacher, a small student without it and one that learns
-    from its attention; compares them on recordings that none has seen; exports the student; writes
-    OUT/report.html and OUT/live.mp4. With a screen it then opens the page, and shows the model that
-    comes with the package at work in the live viewer. Started again, it goes on where it was.
+    Simulates needle insertions; trains the bundled `tiny` on as a teacher, a student without it and
+    one that also learns from what the teacher finds and attends to; compares them on recordings
+    that none has seen; exports the student; writes OUT/report.html and OUT/live.mp4. With a screen
+    it then opens the page, and shows the model that comes with the package at work in the live
+    viewer. Started again, it goes on where it was.
 
     \b
     Examples:

@@ -45,7 +45,7 @@ def export(
 
     Everything from pixels to detections is in the graph. Every export is compared with torch and
     fails where scores or normalised boxes differ by more than 0.0001. The folder is opened by
-    predict, evaluate and benchmark like a run folder.
+    predict, live, evaluate, info and benchmark like a run folder.
 
     \b
     Examples:
