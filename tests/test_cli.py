@@ -310,6 +310,22 @@ def test_results_never_replace_what_is_read(refused, tiny_run, tiny_video, tmp_p
     assert [path.name for path in out.iterdir()] == ["overlay.mp4"]
 
 
+def test_json_never_replaces_the_results(refused, tiny_run, tiny_video, tmp_path):
+    out, lines = tmp_path / "out", tmp_path / "l.jsonl"
+    lines.write_text("{}\n")
+    for word in ("predict", "evaluate"):
+        name = {"predict": "detections.jsonl", "evaluate": "evaluation.json"}[word]
+        said = refused(word, tiny_run, tiny_video, "--out", out, "--json", out / name)
+        assert "is what is written anyway" in said
+    (tmp_path / "link.jsonl").symlink_to(lines)
+    live = ("live", tiny_run, tiny_video, "--no-viewer", "--fast", "--sink", lines)
+    assert "is what is written anyway" in refused(*live, "--json", tmp_path / "link.jsonl")
+    assert lines.read_text() == "{}\n"
+    for words in (["simulate", out, "--clips", 2], ["export", tiny_run, out]):
+        assert "outside of it" in refused(*words, "--json", out / "coco.json")
+    assert not out.exists()
+
+
 def test_json_into_a_pipe_and_not_into_a_folder(refused, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)

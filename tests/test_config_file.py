@@ -136,6 +136,9 @@ def test_environment(written, monkeypatch):
         ("a: [1", "not valid YAML at line"),
         ("train:\n  epochs: 3\n  epochs: 4", "'epochs' stands twice in one block, again at line 3"),
         ("train: {1: 2}", "train.1"),
+        ("data:\n  path: {{ DATA }}", "not valid YAML at line 2"),
+        ("? [a, b]\n: 1", "not valid YAML at line 1"),
+        ("seed: !!int ''", "not valid YAML"),
     ],
 )
 def test_mistakes_in_one_line(written, text, message):

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -165,6 +166,10 @@ def test_models_that_cannot_be_opened(tiny_run, tmp_path):
         change(folder)
         return folder
 
+    def without_threshold(folder):
+        info = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(info | {"threshold": float("nan")}))
+
     def cut(folder):
         data = (folder / "model.safetensors").read_bytes()
         (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
@@ -182,6 +187,7 @@ def test_models_that_cannot_be_opened(tiny_run, tmp_path):
         (broken("empty", lambda f: (f / "model.safetensors").write_bytes(b"")), "is empty"),
         (broken("info", lambda f: (f / "run.json").unlink()), r"run\.json: no such file"),
         (broken("facts", lambda f: (f / "run.json").write_text("{}")), r"run\.json: classes"),
+        (broken("nan", without_threshold), r"run\.json: threshold"),
     ]
     for path, message in cases:
         with pytest.raises(InputError, match=message) as caught:

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from sonodetr.files import InputError
-from sonodetr.sinks import json_lines, overlay_picture, overlay_video, prediction_files
+from sonodetr.sinks import (
+    json_lines,
+    overlay_picture,
+    overlay_video,
+    picture_video,
+    prediction_files,
+)
 from sonodetr.types import Detections, Frame, Video
 
 FOUND = Detections(
@@ -72,6 +78,31 @@ def test_unknown_times_are_spread_evenly(tmp_path):
     write_video(tmp_path / "a.mp4", [0.0, 0.0, 0.0], rate_hz=10.0)
     _, frames = read_back(tmp_path / "a.mp4")
     assert [frame.time for frame in frames] == pytest.approx([0, 0.1, 0.2], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("times_s", "kept_s"),
+    [
+        ([0.0, 1.7e18, 1.7e18 + 1e9], [0, 0.1, 0.2]),
+        ([0.0, 1e300, 2e300], [0, 0.1, 0.2]),
+        ([0.0, 4e5, 4.1e5], [0, 0.1, 0.2]),
+        ([1.7e9, 1.7e9 + 0.5, 1.7e9 + 0.75], [0, 0.5, 0.75]),
+    ],
+    ids=["nanoseconds", "absurd", "days", "since 1970"],
+)
+def test_times_that_no_file_can_hold(tmp_path, times_s, kept_s):
+    write_video(tmp_path / "a.mp4", times_s, rate_hz=10.0)
+    _, frames = read_back(tmp_path / "a.mp4")
+    assert [frame.time for frame in frames] == pytest.approx(kept_s, abs=1e-3)
+
+
+def test_pictures_that_no_coder_takes(tmp_path):
+    with (
+        pytest.raises(InputError, match="20000 x 4 pixels cannot be coded"),
+        picture_video(tmp_path / "a.mp4", 10.0) as write,
+    ):
+        write(np.zeros((4, 20_000, 3), np.uint8), 0.0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_lines(tmp_path):

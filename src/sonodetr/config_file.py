@@ -21,7 +21,7 @@ from sonodetr.files import InputError, closest, existing_file
 
 _Values = TypeVar("_Values", bound=BaseModel)
 # What PyYAML raises at text that is no YAML, or whose values do not exist (2024-13-01, 0x_).
-NOT_YAML = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError)
+NOT_YAML = (*(yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError),)
 
 
 class _TwiceError(yaml.YAMLError):
@@ -34,10 +34,12 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key.value, str):  # a list or a mapping, as {{ name }} is
+                continue
             if key.value in keys:
                 line = key.start_mark.line + 1
                 raise _TwiceError(f"{key.value!r} stands twice in one block, again at line {line}")
-            keys |= {key.value} if isinstance(key.value, str) else set()
+            keys.add(key.value)
         return super().construct_mapping(node, deep)
 
 

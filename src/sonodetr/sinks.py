@@ -28,6 +28,7 @@ LINES, PICTURE, VIDEO = "detections.jsonl", "overlay.png", "overlay.mp4"
 
 # Ticks a second of a written video; every common frame rate is a whole number of them.
 _TICKS = 90_000
+_MOST_TICKS = 2**31  # that a file can hold between two pictures
 
 
 @contextmanager
@@ -125,11 +126,12 @@ def picture_video(
 ) -> Iterator[Callable[[Picture, float], None]]:
     """An MP4 (H.264, 4:2:0) that plays in a browser; yields `write(picture, time_s)`.
 
-    Pictures keep the times they have in their source; those that do not move on are shown for one
-    period of `frame_rate_hz`. An odd width or height is made even by repeating the last pixel.
+    Pictures keep the times they have in their source; those that do not move on, or move by more
+    hours than a file can hold, are shown for one period of `frame_rate_hz`. An odd width or height
+    is made even by repeating the last pixel.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or pictures of this size not be coded.
     """
     if "libx264" not in av.codecs_available:
         raise InputError("this build of PyAV cannot write H.264; leave the video out (--no-video)")
@@ -142,21 +144,31 @@ def picture_video(
         stream = container.add_stream("libx264", rate, options={"crf": "20"})
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, _TICKS)
-        last = -period
+        last, begin_s = -period, 0.0
 
         def write(picture: Picture, time_s: float) -> None:
-            nonlocal last
+            nonlocal last, begin_s
             picture = _even(picture)
             if last < 0:
                 stream.height, stream.width = picture.shape[:2]
+                begin_s = time_s if time_s * _TICKS >= _MOST_TICKS else 0.0
             coded = av.VideoFrame.from_ndarray(picture)
-            tick = round(time_s * _TICKS)
-            coded.pts = last = tick if tick > last else last + period
+            tick = round((time_s - begin_s) * _TICKS)
+            coded.pts = last = tick if 0 < tick - last < _MOST_TICKS else last + period
             coded.time_base = Fraction(1, _TICKS)
-            container.mux(stream.encode(coded))
+            encode(coded)
+
+        def encode(picture: av.VideoFrame | None) -> None:
+            try:
+                container.mux(stream.encode(picture))
+            except av.FFmpegError as error:
+                raise InputError(
+                    f"{path}: pictures of {stream.width} x {stream.height} pixels cannot be coded "
+                    f"as H.264 ({error.strerror}); leave the video out (--no-video)"
+                ) from error
 
         yield write
-        container.mux(stream.encode())
+        encode(None)
 
 
 def _even(picture: Picture) -> UInt8[np.ndarray, "even_height even_width 3"]:

@@ -564,6 +564,29 @@ def test_a_picture_of_another_size_than_its_header(tmp_path: Path) -> None:
         read_dicom(saved(tmp_path, header))[0].frames[0]
 
 
+def test_a_decoder_that_panics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a decoder written in Rust raises then is no Exception."""
+
+    class PanicError(BaseException):
+        pass
+
+    class Decoder:
+        UID, available_plugins = uid.JPEGBaseline8Bit, ("pydicom",)
+
+        def as_array(self, *given: Any, **options: Any) -> Any:
+            raise raised
+
+    header = with_frames(dataset(pictures(1)), uid.JPEGBaseline8Bit, jpegs(pictures(1)))
+    video = read_dicom(saved(tmp_path, header))[0]
+    monkeypatch.setattr("sonodetr.formats.dicom.get_decoder", lambda syntax: Decoder())
+    raised: BaseException = PanicError("index out of bounds")
+    with pytest.raises(InputError, match="frame 0 of 1 cannot be decoded"):
+        video.frames[0]
+    raised = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        video.frames[0]
+
+
 def test_files_that_are_no_dicom(tmp_path: Path) -> None:
     (tmp_path / "zero.dcm").write_bytes(b"")
     (tmp_path / "text.dcm").write_text("no DICOM")

@@ -174,6 +174,17 @@ def test_empty_truncated_and_wrong_files(tmp_path: Path) -> None:
         frames[0]
 
 
+def test_only_a_tiff_has_pages(tmp_path: Path) -> None:
+    """An animated PNG says how many pictures it has, and may say two billion."""
+    pictures = [Image.fromarray(grey(seed)) for seed in range(3)]
+    pictures[0].save(tmp_path / "moves.png", save_all=True, append_images=pictures[1:])
+    with Image.open(tmp_path / "moves.png") as moves:
+        assert moves.n_frames == 3
+    (video,) = read_images(tmp_path / "moves.png")
+    assert len(video) == 1
+    np.testing.assert_array_equal(video.frames[0], grey(0))
+
+
 def test_damaged_pages(tmp_path: Path) -> None:
     pages = [Image.fromarray(grey(seed)) for seed in range(4)]
     file = tmp_path / "a.tif"

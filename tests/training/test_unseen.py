@@ -85,6 +85,14 @@ def test_without_identities_keys_of_the_same_folder_are_compared(tiny, begun, tm
         train(tiny(distill=distill), tmp_path)
 
 
+@pytest.mark.parametrize("stored", [[1], {"a": 1}, {"a": []}])
+def test_identities_that_are_none_are_refused(tiny, begun, tmp_path, stored):
+    folder, _ = begun
+    write_json(folder / "recordings.json", stored)
+    with pytest.raises(InputError, match=r"recordings\.json: names no recordings"):
+        train(tiny(distill={"teacher": str(folder), "encoder": {"weight": 1.0}}), tmp_path)
+
+
 def test_identity_is_that_of_the_pictures(stills):
     first, second, *_ = read(stills)
     assert identity(first) == identity(replace(first, key="elsewhere"))

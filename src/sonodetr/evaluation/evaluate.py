@@ -34,6 +34,7 @@ from sonodetr.training.run import provenance, read_division
 from sonodetr.types import Detections, Video, clip_indices, frame_at
 
 RESAMPLES = 1000
+FILES = ("evaluation.json", "precision_recall.png", "matches.npz")  # what it writes
 SplitName = Literal["all", "train", "validation", "test"]
 Place = tuple[int, int]  # index of the recording, index of the frame
 Past = Literal["real", "frozen", "shuffled"]
@@ -107,10 +108,11 @@ def evaluate(
     }
     folder = Path(out)
     title = f"{Path(model).name} on {Path(data_path).name}, {split} ({len(frames)} frames)"
-    path, used = folder / "precision_recall.png", whole.at_threshold(threshold)
-    plot_precision_recall(path, {"all classes": whole} | curves, used, title)
-    write_kept(folder / "matches.npz", kept_of(videos, frames, matches, instruments, threshold))
-    write_json(folder / "evaluation.json", result)
+    figures_file, plot, kept = (folder / name for name in FILES)
+    used = whole.at_threshold(threshold)
+    plot_precision_recall(plot, {"all classes": whole} | curves, used, title)
+    write_kept(kept, kept_of(videos, frames, matches, instruments, threshold))
+    write_json(figures_file, result)
     return result
 
 

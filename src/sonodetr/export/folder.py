@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sonodetr.contract import CONTRACT
+from sonodetr.evaluation.evaluate import FILES
 from sonodetr.files import InputError, check_folder, read_json
 
 
@@ -43,9 +44,8 @@ def _foreign(folder: Path) -> str:
 
 def _is_evaluation(path: Path) -> bool:
     """Whether `sonodetr evaluate` wrote all that is in it."""
-    written = {"evaluation.json", "matches.npz", "precision_recall.png"}
     named = path.is_dir() and path.name.startswith("evaluation-")
-    return named and {each.name for each in path.iterdir()} <= written
+    return named and {each.name for each in path.iterdir()} <= set(FILES)
 
 
 @contextmanager

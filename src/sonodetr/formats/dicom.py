@@ -95,8 +95,9 @@ class DicomFrames:
         with _data(self.path, self.options["transfer_syntax_uid"]) as file:
             file.seek(int(self.spans[0]))
             try:
-                return decoder.as_array(file, index=index, **self.options)[0]
-            except Exception as error:  # at damaged data pydicom raises anything
+                with _decoding():
+                    return decoder.as_array(file, index=index, **self.options)[0]
+            except _DamagedError as error:
                 raise self._undecodable(index) from error
 
     def _compressed(self, index: int) -> np.ndarray:
@@ -105,16 +106,17 @@ class DicomFrames:
             file.seek(start)
             encoded = _EMPTY_OFFSET_TABLE + file.read(end - start)
         decoder = get_decoder(self.options["transfer_syntax_uid"])
-        failure: Exception | None = None
+        failure: _DamagedError | None = None
         for plugin in _plugins(decoder):
             try:
-                return decoder.as_array(
-                    encoded,
-                    index=0,
-                    decoding_plugin=plugin,
-                    **{**self.options, "number_of_frames": 1},
-                )[0]
-            except Exception as error:  # of any kind; the next one may manage
+                with _decoding():
+                    return decoder.as_array(
+                        encoded,
+                        index=0,
+                        decoding_plugin=plugin,
+                        **{**self.options, "number_of_frames": 1},
+                    )[0]
+            except _DamagedError as error:  # the next one may manage
                 failure = error
         raise self._undecodable(index) from failure
 
@@ -124,6 +126,24 @@ class DicomFrames:
             f"{self.path}: frame {index} of {len(self)} cannot be decoded ({syntax}); the file is "
             "damaged or the decoder is missing: pip install 'sonodetr[dicom]'"
         )
+
+
+class _DamagedError(Exception):
+    """A decoder cannot read what it was given."""
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    """Makes one kind of whatever is raised at damaged data.
+
+    pydicom raises anything; a decoder in Rust panics with what is not even an Exception.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise _DamagedError from error
 
 
 def _plugins(decoder: Any) -> list[str]:

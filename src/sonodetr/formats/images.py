@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from sonodetr.files import InputError
 from sonodetr.formats.listing import IMAGE_SUFFIXES, checked_index, checked_size, keyed_files
@@ -96,7 +97,8 @@ def image_frames(path: str | os.PathLike[str]) -> ImageFrames:
     try:
         with _opened(file) as image:
             size = checked_size(image.height, image.width, str(file))
-            pages = int(getattr(image, "n_frames", 1))
+            # Of other kinds the header alone would say how many: two billion, if it likes.
+            pages = int(image.n_frames) if isinstance(image, TiffImageFile) else 1
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{file}: the header claims too many pixels; the file is damaged"

@@ -139,7 +139,7 @@ def _header(file: Path) -> tuple[dict[str, str], dict[int, float], int]:
                     "header is ElementDataFile = ...); copy it again"
                 )
             name, value = name.strip(), value.strip()
-            if frame := re.fullmatch(r"Seq_Frame(\d+)_Timestamp", name):
+            if frame := re.fullmatch(r"Seq_Frame(\d{1,9})_Timestamp", name):
                 stamps[int(frame[1])] = _number(file, name, value, float)
             elif not name.startswith("Seq_Frame"):
                 fields[name] = value

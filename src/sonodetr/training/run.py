@@ -7,6 +7,7 @@ validation.png and TensorBoard's event files; with a teacher also teacher.json (
 attention/ (maps of both, side by side).
 """
 
+import json
 import os
 import platform
 import shutil
@@ -15,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -48,10 +49,16 @@ class RunInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     classes: tuple[str, ...]
-    threshold: float
+    threshold: FiniteFloat
     step: int
     validation: dict[str, Any]
     provenance: dict[str, Any]
+
+    @field_validator("validation", "provenance")
+    @classmethod
+    def _json_can_say_it(cls, value: dict[str, Any]) -> dict[str, Any]:
+        json.dumps(value, allow_nan=False)
+        return value
 
 
 def provenance(seed: int) -> dict[str, Any]:

@@ -60,6 +60,10 @@ def check_unseen(what: str, path: str, config: Config, videos: list[Video], part
     held = sorted({*parts.validation, *parts.test})
     if (folder / RECORDINGS).is_file():
         stored = read_json(folder / RECORDINGS)
+        if not isinstance(stored, dict) or {type(each) for each in stored.values()} - {str}:
+            raise InputError(
+                f"{folder / RECORDINGS}: names no recordings as a training writes them; restore it"
+            )
         theirs = {each: key for key, each in stored.items() if each}
         names = {number: theirs.get(identity(videos[number])) for number in _numbers(held)}
     elif Path(config_from_run(folder).data.path).resolve() == Path(config.data.path).resolve():

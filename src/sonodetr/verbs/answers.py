@@ -1,6 +1,7 @@
 """What all verbs share: their last word, how they stop, and common options."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +61,22 @@ def answer(result: dict[str, Any], json_out: str, text: str) -> None:
     elif json_out:
         write_json(target, result)
     print(text)
+
+
+def check_json(json_out: str, *written: str | Path) -> None:
+    """Whether `--json` leaves alone what the verb writes: files, and folders that are its own.
+
+    Raises:
+        InputError: it is one of them, or in one of them.
+    """
+    target = Path(os.path.realpath(json_out))
+    for each in written if json_out not in ("", "-") else ():
+        if (place := Path(os.path.realpath(each))) in (target, *target.parents):
+            raise InputError(
+                f"--json {json_out}: {each} is written there; give another name, outside of it"
+                if place != target
+                else f"--json {json_out}: is what is written anyway; give another name"
+            )
 
 
 def _file_to_be(path: str) -> str:

@@ -7,8 +7,9 @@ import typer
 from typer.core import TyperCommand
 
 from sonodetr.files import check_folder, write_json, write_text
-from sonodetr.verbs.answers import Json, answer
+from sonodetr.verbs.answers import Json, answer, check_json
 
+FILES = ("benchmark.json", "benchmark.md", "pareto.png")
 _SEVERAL = ("--runtime", "--threads", "--size")
 _RUNTIMES = ("torch", "onnx", "openvino")
 
@@ -96,6 +97,7 @@ def benchmark(
     from sonodetr.benchmark.tables import markdown, print_tables
 
     if out is not None:
+        check_json(json_out, *(out / name for name in FILES))
         check_folder(out)  # before minutes of work that could not be kept
     settings = Settings(
         runtimes=tuple(dict.fromkeys(runtime or ("onnx", "openvino"))),
@@ -110,10 +112,11 @@ def benchmark(
     result = measure(models, settings)
     written = ""
     if out is not None:
-        write_json(out / "benchmark.json", result)
-        write_text(out / "benchmark.md", markdown(result))
-        plotted = plot_pareto(out / "pareto.png", result["results"])
-        written = f"{out}: benchmark.json, benchmark.md{' and pareto.png' if plotted else ''}"
+        figures, tables, plot = FILES
+        write_json(out / figures, result)
+        write_text(out / tables, markdown(result))
+        plotted = plot_pareto(out / plot, result["results"])
+        written = f"{out}: {figures}, {tables}{f' and {plot}' if plotted else ''}"
     if json_out != "-":
         print_tables(result, Console())
     answer(result, json_out, written)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sonodetr.verbs.answers import Json, Stopped, answer
+from sonodetr.verbs.answers import Json, Stopped, answer, check_json
 from sonodetr.verbs.live import live
 
 
@@ -34,6 +34,7 @@ def demo(
     """
     from sonodetr.demo import BUNDLED, NEW_RECORDING, run_demo
 
+    check_json(json_out, out)
     try:
         page, compared = run_demo(out)
     except KeyboardInterrupt:

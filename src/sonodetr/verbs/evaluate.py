@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from sonodetr.files import check_apart, check_folder
-from sonodetr.verbs.answers import Json, Model, answer
+from sonodetr.verbs.answers import Json, Model, answer, check_json
 
 
 def evaluate(
@@ -48,6 +48,7 @@ def evaluate(
     """
     from rich.console import Console
 
+    from sonodetr.evaluation.evaluate import FILES
     from sonodetr.evaluation.evaluate import evaluate as measure
     from sonodetr.evaluation.tables import print_evaluation
 
@@ -57,6 +58,7 @@ def evaluate(
     # A bundled model's own folder is part of the package.
     beside = Path(model) / part if Path(model).exists() else Path(f"{model}-{part}")
     folder = out or beside
+    check_json(json_out, *(folder / name for name in FILES))
     check_folder(folder)  # before minutes of work that could not be kept
     result = measure(
         model,
@@ -70,4 +72,4 @@ def evaluate(
     )
     if json_out != "-":
         print_evaluation(result, Console())
-    answer(result, json_out, f"{folder}: evaluation.json, precision_recall.png and matches.npz")
+    answer(result, json_out, f"{folder}: {FILES[0]}, {FILES[1]} and {FILES[2]}")

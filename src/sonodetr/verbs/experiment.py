@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sonodetr.files import InputError
-from sonodetr.verbs.answers import MOST_THREADS, Json, Stopped, answer
+from sonodetr.verbs.answers import MOST_THREADS, Json, Stopped, answer, check_json
 
 if TYPE_CHECKING:
     from sonodetr.experiment.plan import Plan
@@ -84,6 +84,8 @@ def experiment(
     if listed:
         return _list(plan, out, json_out)
     check_test_parts(plan)
+    folder = results or out / "results" / plan.name
+    check_json(json_out, folder)
     command = shlex.join(["sonodetr", "experiment", str(config), *(overrides or ())])
     try:
         if ray:
@@ -92,7 +94,7 @@ def experiment(
             train_on_ray(plan, out, ray, threads)
         else:
             train_all(plan, out, workers, threads)
-        result = _results(Experiment(plan, out), results or out / "results" / plan.name, command)
+        result = _results(Experiment(plan, out), folder, command)
     except KeyboardInterrupt:
         raise Stopped("start it again to go on") from None
     answer(result, json_out, f"{result['report']}: open it in a browser")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sonodetr.files import InputError
-from sonodetr.verbs.answers import Json, answer
+from sonodetr.verbs.answers import Json, answer, check_json
 
 
 def export(
@@ -57,6 +57,7 @@ def export(
 
     if calibration is not None and not int8:
         raise InputError("--calibration is for --int8; give that too, or use --check DATA")
+    check_json(json_out, out)
     contract = export_model(
         model,
         out,

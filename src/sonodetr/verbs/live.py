@@ -24,6 +24,7 @@ from sonodetr.verbs.answers import (
     ShowOutside,
     Threshold,
     answer,
+    check_json,
     check_threshold,
     region_choice,
 )
@@ -116,6 +117,7 @@ def live(
     stream = open_stream(source, fast=fast, hold=viewer and seconds is None)
     for address in (*(sink or ()), *([json_out] if json_out else [])):
         check_apart(source, address)
+    check_json(json_out, *(sink or ()))
     sinks = [open_sink(address, rate_hz=stream.rate_hz) for address in sink or ()]
     with ExitStack() as stack:
         if viewer:

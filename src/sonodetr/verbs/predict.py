@@ -16,6 +16,7 @@ from sonodetr.verbs.answers import (
     ShowOutside,
     Threshold,
     answer,
+    check_json,
     check_threshold,
     region_choice,
 )
@@ -77,6 +78,7 @@ def predict(
         )
     names = [LINES, *([] if no_video else [PICTURE if len(video) == 1 else VIDEO])]
     check_apart(source, *(out / name for name in names), out / REPORT, json_out or out / LINES)
+    check_json(json_out, *(out / name for name in names), out / REPORT)
     least = predictor.threshold if threshold is None else threshold
     found: list[Detections] | None = [] if dicom_sr else None
     with prediction_files(out, video, overlay=not no_video, show_outside=show_outside) as files:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sonodetr.files import InputError
-from sonodetr.verbs.answers import Json, Stopped, answer
+from sonodetr.verbs.answers import Json, Stopped, answer, check_json
 
 if TYPE_CHECKING:
     from sonodetr.simulator.settings import SimulatorConfig
@@ -80,6 +80,7 @@ def simulate(
         return
     if out is None:
         raise InputError("no folder is named; give one: sonodetr simulate OUT")
+    check_json(json_out, out)
     try:
         files = _preview(parts, out) if preview else _write(parts, out, workers)
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sonodetr.bundled import model_folder, preset_names
-from sonodetr.verbs.answers import Json, Stopped, answer
+from sonodetr.verbs.answers import Json, Stopped, answer, check_json
 
 if TYPE_CHECKING:
     from sonodetr.config import Config
@@ -56,6 +56,7 @@ def fit(settings: "Config", out: Path, resume: bool, json_out: str) -> None:
     from sonodetr.training.fit import train
     from sonodetr.training.run import read_info
 
+    check_json(json_out, out / settings.name)
     try:
         folder = train(_with_folders(settings), out, resume=resume)
     except KeyboardInterrupt:
