@@ -132,6 +132,8 @@ def test_one_recording_by_seed(address, seed):
         ("simulator:tiny/tset", "no part 'tset'; did you mean 'test'"),
         ("simulator:tiny/test/1", "no recording '1'; allowed: 0 to 0"),
         ("simulator:tiny/test/-1", "no recording '-1'"),
+        ("simulator:tiny/test/" + 5000 * "9", "allowed: 0 to 0"),
+        ("simulator:" + 5000 * "9", "is no simulated data set"),
         ("simulator:tiny/test/0/0", "no recording '0/0'"),
         ("simulator:-3", "'-3' is no simulated data set"),
         ("simulator:tiny/shifted", "holds 2 recordings"),

@@ -16,6 +16,7 @@ from sonodetr.simulator.settings import SimulatorConfig
 from sonodetr.types import PARTS, Labels, Pixels, Video
 
 SCHEME = "simulator:"
+_MOST_DIGITS = 18  # Python refuses to read a number of thousands
 TRACK_ID = 1  # of the one instrument a recording has
 # Pictures that each process keeps: all of needle-small is 98 MB.
 _MEMORY_BYTES = 256 * 2**20
@@ -124,7 +125,7 @@ def read_simulated(address: str) -> list[Video]:
     'test/clip-00012'
     """
     name, *place = address.removeprefix(SCHEME).split("/")
-    if not place and (not name or name.isdecimal()):
+    if not place and (not name or (name.isdecimal() and len(name) <= _MOST_DIGITS)):
         return [_of_seed(int(name or 0))]
     parts = data_set(name)
     if not place:
@@ -136,7 +137,7 @@ def read_simulated(address: str) -> list[Video]:
     clips = [(part, index) for part in names for index in range(parts[part].clips)]
     if len(place) > 1:
         count, number = len(clips), "/".join(place[1:])
-        if not number.isdecimal() or int(number) >= count:
+        if not number.isdecimal() or len(number) > _MOST_DIGITS or int(number) >= count:
             raise InputError(
                 f"{address}: no recording {number!r}; allowed: 0 to {count - 1}, "
                 f"as in {SCHEME}{name}/{names[0]}/0"

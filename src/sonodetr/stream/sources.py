@@ -155,7 +155,10 @@ class Camera:
 
 
 def _open_camera(number: int) -> Any:
+    logging = cv2.utils.logging
+    level = logging.setLogLevel(logging.LOG_LEVEL_ERROR)  # what is wrong is said in one line, by us
     device = cv2.VideoCapture(number)
+    logging.setLogLevel(level)
     if not device.isOpened():
         device.release()
         return None

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -48,7 +48,7 @@ class RunInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = Field(min_length=1)
     threshold: FiniteFloat
     step: int
     validation: dict[str, Any]
