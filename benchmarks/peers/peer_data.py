@@ -82,9 +82,7 @@ def yolo_copy(parts: Parts, folder: Path) -> Path:
             digest.update(f"{dataset.videos[video].key} {frame} {lines}\n".encode())
     folder = (folder / digest.hexdigest()[:12]).resolve()
     file = folder / "data.yaml"
-    if file.is_file():
-        return file
-    for name, text in rows.items():
+    for name, text in ({} if file.is_file() else rows).items():
         picture = folder / "images" / name.with_suffix(".png")
         picture.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(picture), parts[name.parent.name][int(name.name)].image[0, 0])
@@ -93,6 +91,7 @@ def yolo_copy(parts: Parts, folder: Path) -> Path:
     places = {
         key: f"images/{part}" for key, part in zip(("train", "val", "test"), PARTS, strict=True)
     }
+    # Last, so that it says that all is there; and anew, since the folder may have moved.
     write_text(file, yaml.safe_dump({"path": str(folder), "names": names} | places))
     return file
 
