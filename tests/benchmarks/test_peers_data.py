@@ -38,12 +38,21 @@ def test_yolo_copy_is_read_back(three_parts: Path, tmp_path: Path):
 
 def test_changed_labels_get_a_copy_of_their_own(three_parts: Path, tmp_path: Path):
     first = peer_data.yolo_copy(peer_data.read_parts(three_parts, 64), tmp_path / "copy")
-    stamp = first.stat().st_mtime_ns
+    picture = first.parent / "images/test/00000.png"
+    stamp = picture.stat().st_mtime_ns
     assert peer_data.yolo_copy(peer_data.read_parts(three_parts, 64), tmp_path / "copy") == first
-    assert first.stat().st_mtime_ns == stamp
+    assert picture.stat().st_mtime_ns == stamp
     labels = three_parts / "train" / "coco.json"
     labels.write_text(labels.read_text().replace("[20, 10, 40, 20]", "[21, 10, 40, 20]"))
     assert peer_data.yolo_copy(peer_data.read_parts(three_parts, 64), tmp_path / "copy") != first
+
+
+def test_a_copy_that_was_moved_is_found_again(three_parts: Path, tmp_path: Path):
+    parts = peer_data.read_parts(three_parts, 64)
+    name = peer_data.yolo_copy(parts, tmp_path / "copy").parent.name
+    (tmp_path / "copy").rename(tmp_path / "moved")
+    moved = peer_data.yolo_copy(parts, tmp_path / "moved")
+    assert str(tmp_path / "moved" / name) in moved.read_text()
 
 
 def test_judged_by_our_metrics(three_parts: Path):
