@@ -63,6 +63,15 @@ def test_what_fails_leaves_the_old_file(tmp_path, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_fails_leaves_no_new_folder(tmp_path):
+    (tmp_path / "kept").mkdir()
+    for folder in (tmp_path / "new", tmp_path / "kept"):
+        first, second = folder / "a" / "1.txt", folder / "a" / "2.txt"
+        with pytest.raises(InputError), whole_file(first) as part, whole_file(second):
+            raise OSError(errno.ENOSPC, part.write_text("half"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
+
+
 def test_full_disk_is_one_line_about_the_file(tmp_path):
     path = tmp_path / "a.txt"
     with pytest.raises(InputError, match=r"cannot write .*a\.txt: No space left"), whole_file(path):

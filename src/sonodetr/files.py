@@ -34,10 +34,25 @@ def closest(word: str, allowed: Iterable[str]) -> str:
 
 
 @contextmanager
+def folders_for(path: Path) -> Iterator[None]:
+    """Make the folders that are to hold `path`; what was made goes again if the block fails."""
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # somebody else uses it by now
+                folder.rmdir()
+        raise
+
+
+@contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` only if the block succeeds.
 
-    A reader therefore never sees half a file, and a full disk or Ctrl-C leaves the old one.
+    A reader therefore never sees half a file, and a full disk or Ctrl-C leaves the old one, or
+    none, and no folder that was made for it.
 
     A link stays a link, and what it names is replaced.
 
@@ -51,17 +66,18 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         if final.exists() and not final.is_file():
             raise InputError(f"{path}: is a folder or device, not a file; choose another name")
-        final.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, final)
+        with folders_for(final):
+            try:
+                yield part
+                os.replace(part, final)
+            finally:
+                with suppress(OSError):  # of a folder that was closed meanwhile
+                    part.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"cannot write {final}: {error.strerror or error}; "
             "free some space or choose another folder"
         ) from error
-    finally:
-        with suppress(OSError):  # of a folder that is none or is closed, as was said above
-            part.unlink(missing_ok=True)
 
 
 def check_folder(folder: Path) -> None:

@@ -5,12 +5,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from sonodetr.contract import CONTRACT
 from sonodetr.evaluation.evaluate import FILES
-from sonodetr.files import InputError, check_folder, read_json
+from sonodetr.files import InputError, check_folder, folders_for, read_json
 
 
 def check_target(folder: Path) -> None:
@@ -62,32 +62,29 @@ def whole_folder(path: Path) -> Iterator[Path]:
     unique = secrets.token_hex(6)
     part = final.with_name(f".{final.name}.part{unique}")
     old = final.with_name(f".{final.name}.old{unique}")
-    made = [each for each in part.parents if not each.exists()]
     for left in final.parent.glob(f".{glob.escape(final.name)}.part*"):
         with _held(left) as abandoned:
             if abandoned:
                 shutil.rmtree(left, ignore_errors=True)
     try:
-        part.mkdir(parents=True)
-        with _held(part):
-            yield part
-        if final.exists():
-            final.rename(old)
-        part.rename(final)
-        made = []
+        with folders_for(part):
+            try:
+                part.mkdir()
+                with _held(part):
+                    yield part
+                if final.exists():
+                    final.rename(old)
+                part.rename(final)
+            finally:
+                if old.exists() and not final.exists():
+                    old.rename(final)
+                for leftover in (part, old):
+                    shutil.rmtree(leftover, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"cannot write {path}: {error.strerror or error}; "
             "free some space or choose another folder"
         ) from error
-    finally:
-        if old.exists() and not final.exists():
-            old.rename(final)
-        for leftover in (part, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for parent in made:
-            with suppress(OSError):  # somebody else uses it by now
-                parent.rmdir()
 
 
 @contextmanager
