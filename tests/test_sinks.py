@@ -1,5 +1,8 @@
+import errno
 import json
+from contextlib import nullcontext
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -103,6 +106,20 @@ def test_pictures_that_no_coder_takes(tmp_path):
     ):
         write(np.zeros((4, 20_000, 3), np.uint8), 0.0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_not_blamed_on_the_pictures(tmp_path, monkeypatch):
+    def encode(picture):
+        av.error.err_check(-errno.ENOSPC)
+
+    stream = SimpleNamespace(codec_context=SimpleNamespace(), encode=encode)
+    container = SimpleNamespace(add_stream=lambda *given, **options: stream, mux=None)
+    monkeypatch.setattr("sonodetr.sinks.av.open", lambda *given, **options: nullcontext(container))
+    with (
+        pytest.raises(InputError, match=r"cannot write .*a\.mp4: No space left on device"),
+        picture_video(tmp_path / "a.mp4", 10.0) as write,
+    ):
+        write(np.zeros((4, 4, 3), np.uint8), 0.0)
 
 
 def test_lines(tmp_path):

@@ -162,6 +162,8 @@ def picture_video(
             try:
                 container.mux(stream.encode(picture))
             except av.FFmpegError as error:
+                if isinstance(error, OSError):  # of the file, not of the pictures
+                    raise
                 raise InputError(
                     f"{path}: pictures of {stream.width} x {stream.height} pixels cannot be coded "
                     f"as H.264 ({error.strerror}); leave the video out (--no-video)"
