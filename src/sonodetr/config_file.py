@@ -21,7 +21,7 @@ from sonodetr.files import InputError, closest, existing_file
 
 _Values = TypeVar("_Values", bound=BaseModel)
 # What PyYAML raises at text that is no YAML, or whose values do not exist (2024-13-01, 0x_).
-NOT_YAML = (*(yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError),)
+NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
 class _TwiceError(yaml.YAMLError):

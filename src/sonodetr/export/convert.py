@@ -91,7 +91,10 @@ def export_model(
         else None
     )
     real = list(data.videos) if data else []
-    real += read(check) if check else [] if data else _own_data(run, config.data)
+    if check:
+        real += read(check)
+    elif not data:
+        real = _own_data(run, config.data)
     with whole_folder(out) as part, TemporaryDirectory() as scratch:
         folder = Path(scratch) / "float32" if data else part
         folder.mkdir(exist_ok=True)

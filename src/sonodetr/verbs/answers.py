@@ -69,13 +69,15 @@ def check_json(json_out: str, *written: str | Path) -> None:
     Raises:
         InputError: it is one of them, or in one of them.
     """
+    if json_out in ("", "-"):
+        return
     target = Path(os.path.realpath(json_out))
-    for each in written if json_out not in ("", "-") else ():
-        if (place := Path(os.path.realpath(each))) in (target, *target.parents):
+    for place in (Path(os.path.realpath(each)) for each in written):
+        if place == target:
+            raise InputError(f"--json {json_out}: is what is written anyway; give another name")
+        if place in target.parents:
             raise InputError(
-                f"--json {json_out}: {each} is written there; give another name, outside of it"
-                if place != target
-                else f"--json {json_out}: is what is written anyway; give another name"
+                f"--json {json_out}: {place} is written there; give another name, outside of it"
             )
 
 

@@ -77,8 +77,9 @@ def predict(
             file=sys.stderr,
         )
     names = [LINES, *([] if no_video else [PICTURE if len(video) == 1 else VIDEO])]
-    check_apart(source, *(out / name for name in names), out / REPORT, json_out or out / LINES)
-    check_json(json_out, *(out / name for name in names), out / REPORT)
+    results = [out / name for name in (*names, REPORT)]
+    check_apart(source, *results, json_out or out / LINES)
+    check_json(json_out, *results)
     least = predictor.threshold if threshold is None else threshold
     found: list[Detections] | None = [] if dicom_sr else None
     with prediction_files(out, video, overlay=not no_video, show_outside=show_outside) as files:
